@@ -27,6 +27,7 @@ from experiments.commands.train import QUICKSTART, TRAIN
 from experiments.commands.viz import VIZ
 from experiments.commands.writing.chat import CHAT
 from experiments.commands.writing.generate import GENERATE
+from experiments.commands.writing.link import LINK
 from experiments.commands.writing.write import WRITE
 
 COMMANDS = (
@@ -36,6 +37,7 @@ COMMANDS = (
     RECIPES,
     ADAPT,
     MAKE,
+    LINK,
     ESTIMATE,
     TEACHERS,
     EXTRACT,

@@ -16,6 +16,7 @@ from align.reading import Reading
 from align.rope_scale import Rescale
 from align.sizes import Sizes
 from align.support.stopwatch import part
+from align.text.prompted import read_by_teachers
 from align.time_align import Alignment
 from align.tokenizer_align import encode_batch
 from align.tokens.batch import TokenBatch
@@ -165,10 +166,13 @@ class LiveTeacher:
         return importance
 
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
-        """Tokenise and align the student's texts; the model does not run."""
+        """Tokenise and align the student's texts, or the sources that stand beside
+        them; the model does not run."""
         start, table = self.capture.start, self._byte_lengths
         tokens = (
-            encode_batch(self.tokenizer, student.texts, byte_lengths=table)
+            encode_batch(
+                self.tokenizer, read_by_teachers(student.texts), byte_lengths=table
+            )
             if start is None
             else encode_pairs(self.tokenizer, student.texts, start, byte_lengths=table)
         )

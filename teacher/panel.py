@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from align.across.tokens import aligned, are_beside
 from align.causality import injected_alignment
 from align.errors import InputError
 from align.reading import Reading
@@ -211,8 +212,8 @@ class TeacherPanel:
     def _read(self, teacher: Teacher, asked: Asked, student: TokenBatch) -> Reading:
         def align(tokens: TokenBatch) -> tuple[Alignment, Alignment | None]:
             with part("align"):
-                alignment = self._aligner(student, tokens)
-                if not teacher.causal:
+                alignment = aligned(self._aligner, student, tokens)
+                if not teacher.causal or are_beside(student.texts):
                     return alignment, None
                 causal = injected_alignment(
                     alignment,

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiments": CORE | {"plugins"},
 }
 ROOMS: dict[str, set[str]] = {
+    "align/across": {"text", "tokens"},
     "align/bounds": set(),
     "align/depth": set(),
     "align/doors": set(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from align.text.conversation import Conversation
-from align.text.prompted import Prompted
+from align.text.prompted import Beside, Prompted
 
 
 class Fragment(str):
@@ -16,6 +16,6 @@ class Fragment(str):
 
 def ends(text: str) -> bool:
     """Whether the end of a text is that of its document or conversation."""
-    if isinstance(text, Conversation | Prompted):
+    if isinstance(text, Conversation | Prompted | Beside):
         return not text.goes_on
     return not isinstance(text, Fragment)

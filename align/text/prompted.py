@@ -1,7 +1,8 @@
-"""A text whose beginning is given and whose rest is to be learned."""
+"""Texts of two parts: a prompt with its completion, a translation beside its source."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -52,3 +53,63 @@ class Prompted(str):
         """
         goes_on = self.goes_on or chars < len(self)
         return Prompted(self.prompt[:chars], self[self.answer : chars], goes_on)
+
+
+Link = tuple[int, int, int, int]
+"""A word and a word of which it is the translation: [start, end) of the former in a
+text, then [start, end) of the latter in what teachers read."""
+
+
+class Beside(str):
+    """A translation, which the student reads, beside its source, which teachers read.
+
+    It is a ``str``, the translation alone, so whoever counts, compares or reports
+    characters treats it as any text. Its slices are plain strings; use :meth:`cut`.
+    """
+
+    other: str
+    """The source."""
+    links: tuple[Link, ...] | None
+    """Which words translate which; None where that is not known."""
+    goes_on: bool
+    """Whether its end was cut off."""
+
+    def __new__(
+        cls,
+        text: str,
+        other: str,
+        links: Sequence[Link] | None = None,
+        goes_on: bool = False,
+    ) -> Beside:
+        """Put them beside each other.
+
+        Args:
+            text: what the student reads and learns.
+            other: what teachers read.
+            links: of their words.
+            goes_on: whether the end of ``text`` was cut off.
+        """
+        made = super().__new__(cls, text)
+        made.other, made.goes_on = other, goes_on
+        made.links = None if links is None else tuple(links)
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What a copy in another process is made of."""
+        return (str(self), self.other, self.links, self.goes_on)
+
+    def cut(self, chars: int) -> Beside:
+        """The front of it, without its end, beside the whole source.
+
+        Args:
+            chars: most characters that are left, >= 0; links of words behind them go.
+        """
+        links = self.links and tuple(x for x in self.links if x[1] <= chars)
+        return Beside(
+            self[:chars], self.other, links, self.goes_on or chars < len(self)
+        )
+
+
+def read_by_teachers(texts: Sequence[str]) -> list[str]:
+    """The texts as teachers are asked about them: of a :class:`Beside` the source."""
+    return [text.other if isinstance(text, Beside) else text for text in texts]

@@ -11,7 +11,7 @@ from align.errors import InputError
 from align.text.conversation import Conversation
 from align.text.documents import TextSample, best_cut
 from align.text.fragment import Fragment, ends
-from align.text.prompted import Prompted
+from align.text.prompted import Beside, Prompted
 from align.tokens.answered import learned_part
 from align.tokens.batch import TokenBatch
 
@@ -72,7 +72,8 @@ class Tally:
     unlearned: int = 0
     """Conversations that lost every turn that is learned; counted in nothing else."""
     prompted: int = 0
-    """Of the conversations, those that are prompts with their completions."""
+    """Of the conversations, those that are prompts with their completions, or
+    translations beside their sources."""
     by: dict[str, int] = field(default_factory=dict)
     """Pieces and conversations cut for each reader but the first."""
     indivisible: dict[str, str] = field(default_factory=dict)
@@ -157,14 +158,14 @@ class Cutter:
         if document.spoken:
             kept = document.spans[-1][1] if document.spans else 0
             if not _teaches(piece_of(text, (0, kept))):
-                if isinstance(text, Prompted):
+                if isinstance(text, Prompted | Beside):
                     tally.lost += 1
                     return
                 if learned_part(text) is not None:
                     tally.unlearned += 1
                     return
             tally.conversations += 1
-            tally.prompted += isinstance(text, Prompted)
+            tally.prompted += isinstance(text, Prompted | Beside)
             tally.shortened += kept < len(text)
             tally.contents += len(text)
             tally.kept += kept
@@ -192,7 +193,7 @@ class _Open:
 
     @property
     def spoken(self) -> bool:
-        return isinstance(self.sample.text, Conversation | Prompted)
+        return isinstance(self.sample.text, Conversation | Prompted | Beside)
 
     @property
     def done(self) -> bool:
@@ -295,7 +296,7 @@ def _last_held(batch: TokenBatch) -> list[int]:
 def piece_of(text: str, span: Span) -> str:
     """One piece of a text: a conversation's front, a text, or a fragment of one."""
     start, stop = span
-    if isinstance(text, Conversation | Prompted):
+    if isinstance(text, Conversation | Prompted | Beside):
         return text.cut(stop) if stop < len(text) else text
     if start == 0 and stop == len(text):
         return text
@@ -312,7 +313,7 @@ def pieces_of(sample: TextSample, spans: Sequence[Span]) -> list[TextSample]:
     Their ids add ``#0``, ``#1`` and so on where there are several.
     """
     text = sample.text
-    if isinstance(text, Conversation | Prompted) or len(spans) == 1:
+    if isinstance(text, Conversation | Prompted | Beside) or len(spans) == 1:
         parts = [piece_of(text, span) for span in spans]
         return [replace(sample, text=part) for part in parts if _teaches(part)]
     filled = [n for n, (start, stop) in enumerate(spans) if text[start:stop].strip()]

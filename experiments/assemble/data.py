@@ -14,6 +14,7 @@ from typing import TypeVar
 from align.errors import InputError
 from align.support.cache_folder import cache_folder
 from align.text.documents import TextSample
+from align.text.prompted import read_by_teachers
 from align.tokens.batch import TokenBatch, encode_batch
 from align.tokens.byte_lengths import ByteLengths
 from align.tokens.cut import Cutter, Reader
@@ -90,7 +91,7 @@ class Encoder:
             start: what the model's decoder is given first, see
                 :func:`teacher.capture.pair_capture.decoder_start`.
         """
-        self.start = start
+        self.start, self.beside = start, False
         self.tokenizer, self.max_length = tokenizer, max_length
         self.learn_end = learn_end
         self.byte_lengths = ByteLengths.of(tokenizer)
@@ -102,6 +103,14 @@ class Encoder:
         start = getattr(capture, "start", None)
         return Encoder(teacher.tokenizer, None, start=start)
 
+    @staticmethod
+    def as_asked(teacher: Teacher) -> Encoder:
+        """A teacher's, as it is asked while the student learns: of a translation beside
+        its source (:class:`align.text.prompted.Beside`) it reads the source."""
+        encode = Encoder.of_teacher(teacher)
+        encode.beside = True
+        return encode
+
     def uncut(self, learn_end: bool | None = None) -> Encoder:
         """The same without a limit, and with other ends of texts."""
         other = copy(self)
@@ -111,6 +120,8 @@ class Encoder:
     def __call__(self, texts: Sequence[str]) -> TokenBatch:
         """Encode texts as :func:`align.tokens.batch.encode_batch` does, or
         :func:`align.tokens.pairs.encode_pairs`."""
+        if self.beside:
+            texts = read_by_teachers(texts)
         if self.start is not None:
             return encode_pairs(
                 self.tokenizer,

@@ -231,7 +231,7 @@ class Models:
         readers = []
         for name, teacher in self.teachers.items():
             if (limit := self._limit(name)) is not None:
-                read = Encoder.of_teacher(teacher)
+                read = Encoder.as_asked(teacher)
                 readers.append(Reader(f"{PLACE}{name}", read, limit))
         return readers
 
@@ -273,7 +273,7 @@ class Models:
     def lengths(self) -> Lengths:
         """What will know the longest text of every live teacher."""
         teachers = self.live.items()
-        readers = {n: (Encoder.of_teacher(t), self._enough(n)) for n, t in teachers}
+        readers = {n: (Encoder.as_asked(t), self._enough(n)) for n, t in teachers}
         return Lengths(readers)
 
     def _enough(self, name: str) -> int | None:
@@ -329,7 +329,7 @@ class Models:
 
     def _fitting(self, name: str, limit: int) -> str:
         """The ``data.max_length`` with which a teacher reads every text, in words."""
-        read = Encoder.of_teacher(self.live[name])
+        read = Encoder.as_asked(self.live[name])
         reader = Reader(f"{PLACE}{name}", read, limit)
         fitting = fitting_length(self._config.data, self.encode, reader)
         return "" if fitting is None else f"data.max_length={fitting}, "

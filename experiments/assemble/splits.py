@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from align.errors import InputError
 from align.text.documents import TextSample
-from align.text.prompted import Prompted
+from align.text.prompted import Beside, Prompted
 from align.tokens.cut import Span, pieces_of
 from experiments.texts.config import DataConfig
 from teacher.store.reader import text_bytes
@@ -35,10 +35,12 @@ def digest_of(text: str) -> int:
 
 
 def source_of(sample: TextSample) -> int:
-    """A digest of a pair's prompt within its domain; 0 of all other texts."""
-    if not isinstance(sample.text, Prompted):
+    """A digest of a pair's source within its domain; 0 of all other texts."""
+    text = sample.text
+    if not isinstance(text, Prompted | Beside):
         return 0
-    return digest_of(f"{sample.domain}\0{sample.text.prompt}") or 1
+    source = text.prompt if isinstance(text, Prompted) else text.other
+    return digest_of(f"{sample.domain}\0{source}") or 1
 
 
 class Pieces:

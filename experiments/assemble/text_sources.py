@@ -19,11 +19,11 @@ from align.text.documents import TextSample, iter_file
 from align.text.files import kind_of
 from align.text.folder import TextFile, TextFiles, absolute, shortest_names, text_files
 from align.text.parallel import pairs_of_file, pairs_of_lines
-from align.text.prompted import Prompted
 from experiments.config.tree import Config
 from experiments.texts.config import DataConfig
 from experiments.texts.hub import hub_files, hub_set
 from experiments.texts.mixing import check_mix
+from experiments.texts.pairs import text_of_pair, with_links
 from teacher.names import PEER
 from teacher.sources.built_in import SOURCES, parted
 from teacher.sources.files import FILES
@@ -124,11 +124,11 @@ class Reading:
                 if len(paths) == 1
                 else pairs_of_lines(paths[0], paths[1])
             )
+            links = pairs.links if which == "train" else None
             with prefix_errors(f"data.pairs.{name}"):
-                for where, source, target in lines:
+                for (where, source, target), line in with_links(lines, links):
                     if source and target:
-                        prompt = pairs.prompt.format(source=source, pair=name)
-                        text = Prompted(prompt, f" {target}")
+                        text = text_of_pair(pairs, name, source, target, line)
                         yield TextSample(text, name, where)
                     elif source or target:
                         self._bad_pair(where, "target" if source else "source")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from align.across.tokens import aligned
 from align.text.documents import TextSample
 from align.time_align import Alignment
 from align.tokens.batch import TokenBatch
@@ -156,8 +157,8 @@ def _domain(
     for teacher in models.teachers.values():
         if teacher.tokenizer is None:  # its keys and values are on the student's tokens
             continue
-        theirs = Encoder.of_teacher(teacher)(texts)
-        alignment = aligner(batch, theirs)
+        theirs = Encoder.as_asked(teacher)(texts)
+        alignment = aligned(aligner, batch, theirs)
         counted.append(
             _counted(teacher.name, teacher.tokenizer, theirs, batch, alignment)
         )

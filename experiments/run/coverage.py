@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from align.across.tokens import aligned
 from align.foreign.quote import say
 from align.text.documents import TextSample
 from align.tokens.lost_text import LostText, lost_text
@@ -80,7 +81,8 @@ def how_teachers_read(
     readings = {}
     for name, read in teachers.items():
         student_batch, tokenizer = read(texts), read.tokenizer
-        coverage = aligner(student, student_batch).coverage(student.has_text)
+        alignment = aligned(aligner, student, student_batch)
+        coverage = alignment.coverage(student.has_text)
         readings[name] = Reading(coverage, lost_text(tokenizer, student_batch))
     return readings
 
@@ -114,8 +116,7 @@ def tell_reading(run: RunContext) -> dict[str, Reading]:
     """How the teachers' tokenizers read the texts; loud where they do badly."""
     align = run.config.align
     readers = {
-        name: Encoder.of_teacher(run.models.teacher(name))
-        for name in run.config.teachers
+        name: Encoder.as_asked(run.models.teacher(name)) for name in run.config.teachers
     }
     aligner = run.registry.guarded("aligner", align.aligner)()
     readings = how_teachers_read(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.foreign.marker import MARKER
 from align.text.documents import TextSample
-from align.text.prompted import Prompted
+from align.text.prompted import Beside, Prompted
 from align.tokens.answered import learned_part
 from experiments.assemble.fingerprint import code_of_model, file_digests
 from experiments.config.later import LATER, since_ever, with_effect
@@ -214,6 +214,9 @@ def samples_digest(samples: Iterable[TextSample]) -> str:
             digest.update(f"{sample.weight!r}\0".encode())
         if isinstance(sample.text, Prompted):
             digest.update(f"from {sample.text.answer}\0".encode())
+        if isinstance(sample.text, Beside):
+            beside = sample.text.other, sample.text.links
+            digest.update(f"beside {beside}\0".encode(errors="replace"))
         part = learned_part(sample.text)
         if part is not None:
             digest.update(f"parts {part}\0".encode())

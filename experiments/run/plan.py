@@ -22,6 +22,7 @@ from experiments.config.used_plugins import (
     writers_used,
 )
 from experiments.evaluators.chosen import Chosen, evaluators_of, evaluators_used
+from experiments.making.apart import check_apart
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
 from experiments.making.pairs import check_pairs
@@ -103,6 +104,7 @@ def settle(config: Config, registry: Registry, *, make: bool = True) -> Settled:
         config, data=pinned_lists(config.data, config.run_dir / "config.yaml")
     )
     check_pairs(config, phases, registry)
+    check_apart(config, phases, registry)
     check_sources(config.data)
     if make:
         config = with_made_student(config, registry)

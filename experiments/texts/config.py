@@ -46,6 +46,14 @@ class PairsConfig:
     prompt: str = "{source} {pair}:"
     """What the student reads before the translation, which follows behind a blank:
     ``{source}`` is the sentence, ``{pair}`` the name of these pairs."""
+    apart: bool = False
+    """The student reads and learns the translation alone, without a prompt, and its
+    teachers read the sentence alone: keys and values, and hidden states, are compared
+    across the two, by ``links`` or by sentence."""
+    links: str | None = None
+    """With ``apart``, ``source`` and ``target``: a file with a line for each pair that
+    says which words translate which, ``0-0 1-2``, numbers of words between blanks
+    (Pharaoh format), as ``mtkd link`` writes them."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -66,6 +74,16 @@ class PairsConfig:
                 )
         if not (self.file or self.source):
             raise InputError("data.pairs: give file, or source and target")
+        if self.links and not (self.apart and self.source):
+            raise InputError(
+                f"data.pairs: links is {shown(self.links)}; it goes with apart=true, "
+                "and with source and target, line by line"
+            )
+        if self.apart and self.prompt != "{source} {pair}:":
+            raise InputError(
+                f"data.pairs: prompt is {shown(self.prompt)}, but with apart=true the "
+                "student reads no prompt; leave it out"
+            )
         try:
             names = [name for _, name, _, _ in string.Formatter().parse(self.prompt)]
         except ValueError as error:

@@ -15,7 +15,7 @@ from align.errors import InputError
 from align.text.conversation import Conversation
 from align.text.documents import TextSample
 from align.text.fragment import Fragment
-from align.text.prompted import Prompted
+from align.text.prompted import Beside, Prompted
 
 _BUFFER = 1 << 20
 
@@ -112,6 +112,8 @@ def _written(sample: TextSample) -> bytes:
         }
     elif isinstance(text, Prompted):
         text = {"prompt": text.prompt, "rest": [text.completion, text.goes_on]}
+    elif isinstance(text, Beside):
+        text = {"beside": list(text.__getnewargs__())}
     row = [text, sample.domain, sample.id, sample.weight, sample.own]
     row.append(isinstance(text, Fragment))
     try:
@@ -129,6 +131,9 @@ def _read(row: bytes) -> TextSample:
         joint, day, *rest = text["rest"]
         today = None if day is None else date.fromisoformat(day)
         text = Conversation(text["messages"], joint, today, *rest)
+    elif isinstance(text, dict) and "beside" in text:
+        words, other, links, cut = text["beside"]
+        text = Beside(words, other, links and list(map(tuple, links)), cut)
     elif isinstance(text, dict):
         text = Prompted(text["prompt"], *text["rest"])
     elif goes_on:

@@ -1,0 +1,1 @@
+"""Models that read different texts: a sentence, and its translation."""
