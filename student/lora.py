@@ -53,7 +53,7 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
     _check_targets(model, config, layers)
     elsewhere = sorted(linear_in(dict(model.named_modules())).keys() - layers.keys())
     settings = library.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,

@@ -28,6 +28,7 @@ from experiments.config.used_plugins import names_used, options_used
 from experiments.extraction.corpus import Corpus, plan_corpus
 from experiments.making.made import makers_used, with_made_student
 from experiments.making.origin_map import with_origin_maps
+from experiments.making.pairs import student_reads_pairs
 from experiments.record.dates import dated, day_of_stores
 from experiments.run.context import Stage
 from experiments.sources.named import sources_of, sources_used
@@ -78,6 +79,7 @@ def open_extraction(
         ValueError: a model or a text cannot be used, or a link in the stores' folder
             leads out of it.
     """
+    _refuse_parts(config)
     data = pinned_lists(config.data, config.store_dir / "config.yaml")
     config = replace(config, data=data)
     check_sources(config.data)
@@ -94,12 +96,6 @@ def open_extraction(
         config, phases = settle(config, phases, hardware_has_bf16())
     sources = _of_files(config, sources_of(config, registry))
     models = Models(replace_store(config, read=False), torch.device(device()), sources)
-    if models.encode.start is not None:
-        raise InputError(
-            f"student.model {config.student.model!r} is an encoder-decoder, and stores "
-            "hold what was read of a text in one part; train with teachers asked live "
-            "(store.read=false)"
-        )
     if begin and models.tells_date:
         config = dated(config, day_of_stores(config.store_dir))
     most = max(phase.train.calibration_samples for phase in phases)
@@ -123,6 +119,28 @@ def open_extraction(
         corpus=corpus,
         lengths=lengths,
         warnings=(*corpus.warnings, *notes),
+    )
+
+
+def _refuse_parts(config: Config) -> None:
+    """See, by settings alone, that student and teachers read one text in one part.
+
+    Raises:
+        InputError: the student reads sources and writes targets, or teachers read the
+            sources of what it reads.
+    """
+    apart = [name for name, pairs in config.data.pairs.items() if pairs.apart]
+    if student_reads_pairs(config):
+        what = f"student.model {config.student.model!r} is an encoder-decoder, and"
+        what += " stores hold what was read of a text in one part"
+    elif apart:
+        what = f"data.pairs.{apart[0]}.apart has teachers read other texts than the"
+        what += " student, by whose texts stores are read"
+    else:
+        return
+    raise InputError(
+        f"{what}; train with teachers asked live (store.read=false), which takes no "
+        "extraction"
     )
 
 

@@ -76,9 +76,6 @@ def _of_run(config: Config) -> Iterator[str]:
             "target; give data.pairs, with data.train=[] and data.eval=[] (rows of "
             "prompt and completion by source_key and target_key of data.pairs)"
         )
-    if settings.lora.rank or settings.quantise != "none":
-        place = "student.lora.rank" if settings.lora.rank else "student.quantise"
-        yield f"{place} is of decoders alone so far; leave it out and train all weights"
     if settings.trained != "all":
         yield (
             f"student.trained={settings.trained} is of decoders alone so far; set "

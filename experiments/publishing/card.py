@@ -141,17 +141,19 @@ def _front(
     trained_on = started.get("init") != "fresh" and "/" in model
     base = trained_on and not is_local(model)
     title = wishes.title or run.name
+    both = auto_class(student_folder(run)) == "AutoModelForSeq2SeqLM"
+    task = "text2text-generation" if both else "text-generation"
     return ModelCardData(
         model_name=title,
         library_name="peft" if wishes.adapter else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=task,
         tags=list(TAGS),
         license=licence_of(terms, wishes.licence),
         language=list(wishes.languages) or None,
         base_model=model if base else None,
         eval_results=[
             EvalResult(
-                task_type="text-generation",
+                task_type=task,
                 dataset_type=domain,
                 dataset_name=f"held-out {domain}",
                 metric_type="bits_per_character",

@@ -32,6 +32,16 @@ def test_the_hub_reads_its_metadata(card):
     assert results == {"held-out prose": 2.84, "held-out code": 2.6}
 
 
+def test_an_encoder_decoder_makes_text_of_text(finished, monkeypatch):
+    name = "experiments.publishing.card.auto_class"
+    monkeypatch.setattr(name, lambda folder: "AutoModelForSeq2SeqLM")
+    text = card_text(finished, Wishes())
+    data = ModelCard(text).data
+    assert data.pipeline_tag == "text2text-generation"
+    assert {r.task_type for r in data.eval_results} == {data.pipeline_tag}
+    assert "AutoModelForSeq2SeqLM.from_pretrained(" in text
+
+
 def test_it_says_who_taught_and_what_did_not_help(card):
     assert "taught by" in card
     assert "these did not: real_multi, z_space" in card

@@ -141,9 +141,45 @@ def test_a_run_that_was_paused_goes_on_bit_for_bit(run, tmp_path):
     assert resumed.read_bytes() == (run / "student" / "model.safetensors").read_bytes()
 
 
+WAYS = (
+    "student.lora.rank=4",
+    "student.quantise=int8",
+    "fuse.space=z",
+    "loss.select={sure: {use: uncertain, percentile: 50, keep: below, "
+    "on: [kv, outputs]}, rho: {use: excess_loss, share: 0.5, on: [next_token]}}",
+    "train.steps=2",
+)
+
+
+@pytest.mark.slow
+def test_updates_a_latent_and_selectors_go_on_bit_for_bit(tmp_path):
+    """Low rank on rounded weights, a shared latent, and selected places at once."""
+    for name in ("whole", "paused"):
+        (tmp_path / name).mkdir()
+    whole, paused = (str(config(tmp_path / name)) for name in ("whole", "paused"))
+    assert main(["train", whole, *WAYS]) == 0
+    assert main(["train", paused, *WAYS, "--pause-after", "1"]) == 75
+    assert main(["train", paused, *WAYS]) == 0
+    students = [tmp_path / n / "run" / "student" for n in ("whole", "paused")]
+    files = [(s / "model.safetensors").read_bytes() for s in students]
+    assert files[0] == files[1]
+    begun = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole" / "s")
+    student = AutoModelForSeq2SeqLM.from_pretrained(students[0])
+    assert not torch.equal(
+        begun.decoder.block[0].layer[1].EncDecAttention.q.weight,
+        student.decoder.block[0].layer[1].EncDecAttention.q.weight,
+    )
+    adapter = read_json(students[0] / "adapter" / "adapter_config.json")
+    assert adapter["task_type"] == "SEQ_2_SEQ_LM"
+
+
+def test_stores_are_refused_before_anything_is_loaded(settings, capsys):
+    code, message = said(["extract", str(settings)], capsys)
+    assert code == 2 and "is an encoder-decoder, and stores hold" in message
+
+
 REFUSED = {
     "data.train=[zoo]": "data.train gives texts of one part",
-    "student.lora.rank=4": "student.lora.rank is of decoders alone",
     "student.trained=embeddings": "student.trained=embeddings is of decoders",
     "store.read=true": "store.read takes teachers from stores",
     "data.written.by=student": "data.written has texts go on",
