@@ -8,6 +8,7 @@ no sentence stands in both domains, and a file's prose shares the split of its c
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import json
 import sys
@@ -251,7 +252,13 @@ def _library() -> Path:
 
 def _separated(whole: bool) -> list[tuple[str, str, str]]:
     """Name, prose and code of every module; parsing them all takes seconds."""
-    return [(name, *_separate(text)) for name, text in _read_sources(whole)]
+    sought = gc.isenabled()
+    gc.disable()  # trees are no garbage: a third of what reading takes
+    try:
+        return [(name, *_separate(text)) for name, text in _read_sources(whole)]
+    finally:
+        if sought:
+            gc.enable()
 
 
 def _read_sources(whole: bool) -> Iterator[tuple[str, str]]:
