@@ -55,6 +55,12 @@ def read(buffer, first, last):
     return [buffer.in_place_of(n, given(n)) for n in range(first, last)]
 
 
+def test_of_a_hundred_texts_as_many_are_written_as_the_share_says(loaded):
+    for share in (0.07, 0.29, 0.57, 1.0):  # 0.29 * 100 is less than 29 in binary
+        buffer = buffer_of(loaded, share=share)
+        assert sum(map(buffer._stands_in, range(100))) == round(100 * share)
+
+
 def test_it_holds_token_for_token_what_the_model_generates_from_each_opening(loaded):
     buffer = buffer_of(loaded)
     buffer.write(3)

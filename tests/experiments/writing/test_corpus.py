@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,24 @@ class Scribe:
         return [
             [Written(f" {sum(ids) * seed % 97}", "end", ids=(1,))] for ids in prompts
         ]
+
+
+def test_of_equal_texts_the_first_stays_and_blank_ones_are_counted(tmp_path):
+    class Says(Scribe):
+        def texts(self, prompts, way, *, max_new_tokens, seed):
+            said = [" yes", " yes", " no", " \n"]
+            return [[Written(x, "end", ids=(1,)) for x in said] for _ in prompts]
+
+    plan = plan_of(3)
+    openings = [plan.openings[0], plan.openings[1], plan.openings[0]]
+    plan = replace(plan, openings=openings)
+    out = tmp_path / "w.jsonl"
+    outcome = write_corpus(out, plan, Says(), range(1), Progress(enabled=False))
+    rows = [(row["prompt"], row["completion"]) for row in rows_of(out)]
+    # The same words after other ones are another text.
+    assert rows == [(f"word {n}", said) for n in (0, 1) for said in (" yes", " no")]
+    assert outcome.counts == {"rows": 4, "twice": 5, "empty": 3, "skipped": 0}
+    assert plan.seed_of(0) != plan.seed_of(1)
 
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from align.errors import InputError
+from teacher.sources import of_student
 from teacher.sources.base import PhaseStart
 from teacher.sources.of_student import Average, EarlierPhase, Lagging, StudentStart
 
@@ -68,10 +69,29 @@ def test_a_residual_has_a_teacher_before_any_phase_has_run():
     assert EarlierPhase("*").absent([])
 
 
+def test_a_residual_is_the_model_less_every_student_that_was_kept(monkeypatch):
+    monkeypatch.setattr(
+        of_student, "_sum", lambda _, *given: list(zip(*given, strict=True))
+    )
+    opening = SimpleNamespace(name="rest", load=str, student=lambda f=None: f)
+    after = start(["a", "b", "c"], kept=["a", "c"])
+    source = EarlierPhase("*", residual_of="whole")
+    assert source.open(opening) == [("whole", 1.0), (None, -1.0)]
+    kept = [("whole", 1.0), (Path("a"), -1.0), (Path("c"), -1.0)]
+    assert source.begin(opening, after) == kept
+    every = EarlierPhase("*", weights="performance")
+    measured = replace(after, measured={"a": 2.0, "c": 3.0})
+    weighed = dict(every.begin(opening, measured))
+    assert weighed == pytest.approx({Path("a"): 0.6, Path("c"): 0.4})
+
+
 def test_the_decay_follows_texts_a_step_where_tau_is_given():
     assert Average("").decay_of(start()) == 0.99
     # 1 - 1 / (1 + 12 * 8 / 32) = 1 - 1 / 4
-    assert Average("", tau=12.0).decay_of(start()) == 0.75
+    source = Average("", tau=12.0)
+    assert source.decay_of(start()) == 0.75
+    source.begin(Opened(nn.Linear(3, 2)), start())
+    assert source.decay == 0.75
 
 
 class Opened:

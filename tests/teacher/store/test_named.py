@@ -53,12 +53,15 @@ def test_ids_come_back_exactly_and_log_probabilities_to_the_stated_error(
 def test_fewer_tokens_than_asked_and_no_token_at_all_come_back():
     codec = NamedCodec(OutputShape(vocabulary=9, top_k=3))
     named = NamedTokens(
-        ids=torch.tensor([[8, -1, -1]]),
-        log_probs=torch.tensor([[-0.5, 0.0, 0.0]]),
+        ids=torch.tensor([[8, 2, -1]]),
+        log_probs=torch.tensor([[-0.5, -3.25, -torch.inf]]),
         came=torch.tensor([-1.0]),
         rest=torch.tensor([-2.0]),
     )
-    assert codec.decode(codec.encode(named)).ids.equal(named.ids)
+    back = codec.decode(codec.encode(named))
+    assert back.ids.equal(named.ids)
+    assert back.log_probs[0, :2].tolist() == [-0.5, -3.25]
+    assert (float(back.came), float(back.rest)) == (-1.0, -2.0)
     assert codec.decode(codec.encode(codec.nothing())).ids.shape == (0, 3)
 
 
