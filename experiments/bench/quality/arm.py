@@ -34,6 +34,8 @@ class Arm:
     """How many times the steps of the others."""
     pupils: bool = False
     """Whether its teachers are the students of the arms of their names."""
+    rest: bool = False
+    """Whether those pupils teach what the arm's own earlier phases leave of them."""
     apart: int = 0
     """Added to the seed of its run, so that it reads and begins otherwise."""
 

@@ -17,6 +17,7 @@ from experiments.bench.quality.arm import (
 )
 from experiments.bench.quality.inside import INSIDE
 from experiments.bench.quality.inside import TEACHER as _ASKED
+from experiments.bench.quality.past.arms import PAST
 from experiments.bench.quality.peers.arms import PEERS
 
 _Set = tuple[str, ...]
@@ -282,9 +283,10 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "inside": (_CORE[0], _BY_NAME[_ASKED], _BY_NAME[f"{_ASKED}-out"], *INSIDE),
         "agglomerative": (_CORE[0], *AGGLOMERATIVE),
         "peers": (_CORE[0], *PEERS),
+        "past": (_CORE[0], *PAST),
         "all": (
             *(*_CORE, *_PHASES, *_QUESTIONS),
-            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS),
+            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS, *PAST),
         ),
     }
 )
@@ -292,7 +294,8 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
 ``questions`` about the design, ``adapted`` whether teachers that are given the
 student's vocabulary teach better, ``inside`` what hidden states and attention add,
 ``agglomerative`` what recipes of agglomerative models bring to keys and values,
-``peers`` how losses of TRL compare with ours on outputs."""
+``peers`` how losses of TRL compare with ours on outputs, ``past`` what a student's own
+past, average and company teach it (``--size zoo``)."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

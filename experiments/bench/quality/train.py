@@ -53,7 +53,10 @@ class Setup:
         return self.folder / "adapted" / f"{teacher}.json"
 
     def unknown(self, arm: Arm) -> str:
-        """The first teacher of an arm that the config has not; empty: it has all."""
+        """The first teacher of an arm that the config has not; empty: it has all, or
+        arms teach it."""
+        if arm.pupils:
+            return ""
         known = yaml.safe_load(self.base.read_text(encoding="utf-8"))["teachers"]
         wanted = (name.removesuffix(ADAPTED) for name in arm.teachers)
         return next((name for name in wanted if name not in known), "")
@@ -66,7 +69,13 @@ class Setup:
         """The base config with the teachers of an arm's seed."""
         if not arm.pupils:
             return self.tree(arm.teachers)
-        models = {t: {"model": str(self.student(t, seed))} for t in arm.teachers}
+        folders = {t: str(self.student(t, seed)) for t in arm.teachers}
+        models = {
+            t: {"model": "phase:*", "options": {"residual_of": folder}}
+            if arm.rest
+            else {"model": folder}
+            for t, folder in folders.items()
+        }
         return self.tree(()) | {"teachers": models}
 
     def tree(self, teachers: Sequence[str]) -> dict[str, Any]:

@@ -91,8 +91,11 @@ def test_every_arm_is_a_config_that_resolves(name, tmp_path):
         for phase in phases
     )
     assert config.store.read == (bool(arm.teachers) and not unheld)
+    given = [
+        s.split(".")[1].split("=")[0] for s in arm.settings if s[:9] == "teachers."
+    ]
     for phase in phases:
-        assert phase.teachers == list(arm.teachers)
+        assert phase.teachers == list(dict.fromkeys([*arm.teachers, *given]))
     assert sum(phase.train.steps for phase in phases) == 10 * arm.stretch
 
 

@@ -1,0 +1,1 @@
+"""What a student learns from its own past, from its average, and beside another."""
