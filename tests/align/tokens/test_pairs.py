@@ -81,6 +81,10 @@ def test_what_goes_on_has_no_end_and_a_blank_source_has_a_token():
         assert batch.ids[0][source[0]].tolist() == [START if end is None else end]
         assert batch.ids[0][target[0]][0] == START
         assert not batch.has_text[0][source[0]].any()
+    plain.eos_token_id = 3
+    for learn_end in (True, False):
+        batch = encode_pairs(plain, TEXTS[:1], START, learn_end=learn_end)
+        assert (batch.ids[0][batch.mask[0]][-1] == 3) == learn_end
 
 
 def test_other_rows_have_one_part_and_plain_text_is_refused():

@@ -55,6 +55,14 @@ def test_a_domain_is_as_hard_as_its_gradient_points_elsewhere():
     assert told("gradient", [{"code": (1.0, 0.0)}]).difficulty(1).isnan().all()
 
 
+def test_a_domain_like_all_others_together_has_a_tenth_of_the_mean_difficulty():
+    steps = [{"code": (2.0, 0.0), "law": (1.0, 1.0), "prose": (0.0, 2.0)}]
+    balance, apart = told("gradient", steps), 1 - 1 / math.sqrt(2)
+    left = torch.tensor([apart, 0.1 * 2 * apart / 3, apart], dtype=torch.float64)
+    torch.testing.assert_close(balance.weights(1.0, 1), left / left.mean())
+    assert 0 <= balance.difficulty(1)[1] < 1e-9
+
+
 def test_the_discrepancy_of_states_is_the_kernel_s():
     torch.manual_seed(3)
     states = {

@@ -57,6 +57,16 @@ def test_nothing_known_weighs_alike_and_a_step_counts_from_the_next_one_on():
     assert balance.of_texts(["prose", "x"], weights).tolist() == [1.5, 1.0]
 
 
+def test_what_waits_is_of_all_processes():
+    def of_three(numbers):
+        return [3 * number for number in numbers]
+
+    balance = DomainBalance(TWO)
+    sums, counts = torch.tensor([6.0, 1.0]), torch.tensor([2, 4])
+    balance.note(sums, counts, ["code", "prose"], step=0, total=of_three)
+    assert balance.waiting.tolist() == [[18, 3], [6, 12]]
+
+
 def test_a_checkpoint_holds_the_same_buffers_in_the_same_order():
     def shapes(balance):
         return {name: tuple(x.shape) for name, x in balance.state_dict().items()}
