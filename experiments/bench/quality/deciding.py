@@ -64,6 +64,8 @@ _CURRICULA: Mapping[str, tuple[str, Mapping[str, object]]] = {
 
 REAL_TEACHER = "smollm2"
 """The teacher of ``mtkd train real`` that has outputs."""
+REAL_ENCODER = "minilm"
+"""Its other one."""
 _REAL = (
     "phase.all.teachers.min=1",
     "baselines.ce_only=false",
@@ -94,6 +96,10 @@ def ordering_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
 def real_arms() -> dict[str, tuple[Arm, ...]]:
     """The same questions of a pretrained teacher, by group."""
     teachers = (REAL_TEACHER,)
+    encoder = (
+        "phase.real_multi.teachers={min: 1, kinds: [encoder]}",
+        "phase.all.output.projected_kl=0",  # it has none
+    )
     return {
         "real": (
             Arm(CE_ONLY, "the baseline", settings=_REAL[1:], teachers=()),
@@ -102,6 +108,20 @@ def real_arms() -> dict[str, tuple[Arm, ...]]:
                 "all places, an even order",
                 settings=_REAL,
                 teachers=teachers,
+            ),
+            Arm(
+                REAL_ENCODER,
+                "an encoder alone, its keys and values",
+                settings=(*_REAL[1:], *encoder),
+                teachers=(REAL_ENCODER,),
+                phases=("real_multi",),
+            ),
+            Arm(
+                "both",
+                "both of them",
+                settings=_REAL[1:],
+                teachers=(*teachers, REAL_ENCODER),
+                phases=("real_multi",),
             ),
         ),
         "selected": tuple(_selecting(teachers, _REAL)),

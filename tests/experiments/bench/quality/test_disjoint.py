@@ -80,7 +80,7 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
 def test_real_arms_are_one_teachers_pupils_and_ask_the_same_questions(tmp_path):
     setup = Setup(config_path("real"), tmp_path, 60)
     groups = real_arms()
-    baseline, plain = groups["real"]
+    baseline, plain, *_ = groups["real"]
     assert config_of(setup, baseline, 0).teachers == {}
     assert not setup.unknown(plain) and plain.stored
     for group, like in (("selected", selecting_arms), ("ordered", ordering_arms)):
