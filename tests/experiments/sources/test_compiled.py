@@ -43,6 +43,7 @@ def student():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_what_is_compiled_are_the_largest_parts_beside_attention(tiny_zoo):
     kinds = {
         name: {type(part).__name__ for part in compilable(load_model(path).model)}
