@@ -99,6 +99,22 @@ def test_a_learned_scale_begins_where_the_error_is_least_and_learns_by_its_share
     assert made.log_growth.dim() == 1  # neither decayed nor Muon's
 
 
+def test_gradients_go_straight_through_and_a_learned_scale_is_what_it_began_as_grown():
+    drawn = torch.Generator().manual_seed(8)
+    weight, slope = (torch.randn(3, 16, generator=drawn) for _ in "ws")
+    latent = weight.clone().requires_grad_(True)
+    FakeQuant(bits=3).made_for(weight, "layer")(latent).backward(slope)
+    assert torch.equal(latent.grad, slope)
+    weight[:, 0] = 4.0  # far from all others: a grid that reaches it is too coarse
+    grid = Grid(bits=4, group=16)
+    made = FakeQuant(bits=4, scales="learned").made_for(weight, "layer")
+    assert bool((made.begun < grid.scales_of(weight)).any())
+    with torch.no_grad():
+        made.log_growth.copy_(torch.tensor([0.0, 0.5, -0.5]))
+    scales = made.begun * torch.tensor([0.0, 0.5, -0.5]).exp()
+    torch.testing.assert_close(made(weight), grid.rounded(weight, scales))
+
+
 def test_a_student_is_what_it_was_then_rounded_then_exported_without_a_change():
     ids = torch.arange(12)[None]
     model, plain = small_model().requires_grad_(True), small_model()
