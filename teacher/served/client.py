@@ -27,6 +27,8 @@ from teacher.served.dialects import Dialect, Place
 
 LARGEST = 2**28
 """Bytes of an answer: 200,000 tokens with 20 of the likeliest, at 60 bytes each."""
+_PIECE = 2**16
+"""Bytes of it that are read at once."""
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """What a server says that may answer later."""
 
@@ -178,16 +180,28 @@ class Client:
         return whole
 
     def _content(self, answer: urllib3.BaseHTTPResponse, path: str) -> bytes:
-        """All of an answer, of which no server decides how much memory it takes."""
-        content = answer.read(LARGEST + 1, decode_content=True)
-        if len(content) > LARGEST:
-            answer.close()
-            raise InputError(
-                f"{self.url}{path} answers with more than {LARGEST:,} bytes; check the "
-                "address, or lower options.top_k or data.max_length"
-            )
+        """All of an answer; no server decides how much memory or time that takes.
+
+        A timeout of urllib3 is of each read: of a server that sends a byte now and then
+        it never comes.
+        """
+        until = time.monotonic() + self._patience.answer
+        content = bytearray()
+        while piece := answer.read1(_PIECE, decode_content=True):
+            content += piece
+            if len(content) > LARGEST:
+                answer.close()
+                raise InputError(
+                    f"{self.url}{path} answers with more than {LARGEST:,} bytes; check "
+                    "the address, or lower options.top_k or data.max_length"
+                )
+            if time.monotonic() > until:
+                answer.close()
+                raise urllib3.exceptions.TimeoutError(
+                    f"an answer came for more than {self._patience.answer:g} s"
+                )
         answer.release_conn()
-        return content
+        return bytes(content)
 
     def _address(self, path: str) -> str:
         """Of a path behind ``/v1``, or of one beside it that begins with ``/..``."""

@@ -149,7 +149,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(told if fault == "half" else len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        for byte in data if fault == "slowly" else b"":
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+        if fault != "slowly":
+            self.wfile.write(data)
 
 
 @pytest.fixture(scope="session")
