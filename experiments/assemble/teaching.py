@@ -193,7 +193,7 @@ def build_phase_teachers(
         bridge,
         views("calibrating"),
         phase.loss.skip_sinks,
-        unasked=() if choose is None else choose.never,
+        unasked=() if choose is None else choose.apart,
     )
     weigher = build_weigher(
         phase.fuse,

@@ -67,6 +67,12 @@ class TextChoice:
         self.never = tuple(n for n, a in zip(teachers, asked, strict=True) if not a)
         """Teachers that no text is for, as far as that is known."""
 
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Those of ``never`` by whose tokens nothing is calibrated; none under
+        ``soft``, where a phase is as if all had read."""
+        return () if self._choice == SOFT else self.never
+
     def __call__(self, samples: Sequence[TextSample], numbers: Sequence[int]) -> Tensor:
         """Choose.
 

@@ -130,6 +130,10 @@ def test_softly_who_has_no_weight_rests_and_others_count_as_they_are_weighed():
     choice = TextChoice(router, "soft", NAMES, seed=0, texts=texts)
     assert choice(texts, range(3)).long().tolist() == [[0, 0, 1], [1, 1, 1], [1, 0, 0]]
     assert choice.spares and choice.never == ()
+    for kind, apart in (("soft", ()), ("hard", ("large", "middle"))):
+        prose = TextChoice(router, kind, NAMES, seed=0, texts=texts[2:])
+        assert sorted(prose.never) == ["large", "middle"]
+        assert tuple(sorted(prose.apart)) == apart  # softly, all is as if they had read
     assert not TextChoice(router, "soft", NAMES, seed=0, texts=texts[1:2]).spares
     assert not TextChoice(FixedRouter(1, 3), "soft", NAMES, seed=0, texts=texts).spares
 
