@@ -161,12 +161,12 @@ def test_a_server_that_is_slow_or_gone_is_waited_for_within_the_budget(
 
 
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(opened, student, served):
-    teacher = opened(budget_s=0.3, answer_s=0.2)
+    teacher = opened(budget_s=0.5, answer_s=0.5)
     served.faults.extend(["slowly"] * 20)
     began = time.monotonic()
-    with pytest.raises(ServerGoneError, match=r"an answer came for more than 0\.2 s"):
+    with pytest.raises(ServerGoneError, match=r"no whole answer within 0\.5 s"):
         panel(teacher)(student)
-    assert time.monotonic() - began < 10  # each would take a minute
+    assert time.monotonic() - began < 30  # each would take a minute
 
 
 def test_no_more_requests_are_in_flight_than_asked(opened, student, served):
