@@ -69,6 +69,9 @@ class LiveTeacher:
     """Of that model."""
     beside_pairs: bool = field(default=False, kw_only=True)
     """Whether the student is an encoder-decoder."""
+    held: Mapping[str, int] | None = field(default=None, kw_only=True)
+    """Its ``weight_types`` as it was loaded, where a processor may have it calculate in
+    others: a run goes on with the same teacher there; None: as they are."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -304,7 +307,7 @@ class LiveTeacher:
     @property
     def weight_types(self) -> Mapping[str, int]:
         """How many of the model's weights are of each type, as torch calls them."""
-        return counted_types(self.loaded.model)
+        return counted_types(self.loaded.model) if self.held is None else self.held
 
 
 def counted_types(model: nn.Module) -> dict[str, int]:

@@ -19,7 +19,7 @@ from student.unreached import freeze_unreached
 from teacher.capture.kv_capture import KVCapture
 from teacher.capture.pair_capture import PairCapture, capture_of
 from teacher.capture.windows import windows_for
-from teacher.live_teacher import LiveTeacher
+from teacher.live_teacher import LiveTeacher, counted_types
 from teacher.loading.models import LoadedModel, load_model
 from teacher.loading.quantise import quantise
 from teacher.loading.remote_code import code_folder, what_runs
@@ -92,14 +92,15 @@ class Making:
             attn_implementation=entry.attn_implementation,
         )
         whole: Any = loaded.model  # transformers hides the type of .to
+        # What is split leaves the CPU's memory block by block.
+        quantise(whole, entry.quantise, None if entry.shard else self.device)
+        held = counted_types(whole)
         if narrow := widen(whole, self.device):
             say(
                 f"teachers.{self.name}: its weights of {narrow} calculate in float32, "
                 f"as this processor would take longer in {narrow}; they take twice "
                 "the memory"
             )
-        # What is split leaves the CPU's memory block by block.
-        quantise(whole, entry.quantise, None if entry.shard else self.device)
         if entry.shard:
             shard(whole, self.device)
         whole.to(self.device)
@@ -117,7 +118,9 @@ class Making:
             capture = PairCapture(loaded.model)
         if entry.compile:
             compile_model(capture, f"teachers.{self.name}.compile")
-        return LiveTeacher(self.name, loaded, capture, beside_pairs=self._pairs)
+        return LiveTeacher(
+            self.name, loaded, capture, beside_pairs=self._pairs, held=held
+        )
 
     @property
     def _pairs(self) -> bool:

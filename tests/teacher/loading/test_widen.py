@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from align.support import cpu
+from experiments.sources.making import Making
 from teacher.loading import widen
+from teacher.teacher_config import TeacherConfig
 
 
 @pytest.fixture
@@ -42,3 +44,32 @@ def test_float32_always_pays_and_bfloat16_where_it_is_quicker(monkeypatch):
         monkeypatch.setattr(cpu, "bf16_pays", lambda quicker=quicker: quicker)
         assert cpu.pays(torch.bfloat16) is quicker
     assert cpu.pays(torch.float32) and cpu.pays(torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_a_teacher_is_known_by_the_types_that_it_was_loaded_in(
+    kind, tiny_zoo, monkeypatch
+):
+    """A run that began where there are such products goes on where there are none."""
+
+    def loaded(faster):
+        monkeypatch.setattr(widen, "pays", lambda dtype: faster)
+        making = Making(
+            name="a",
+            entry=TeacherConfig(model="", dtype="bfloat16", quantise=kind),
+            device=torch.device("cpu"),
+            make_student=None,
+            student_tokenizer=None,
+        )
+        return making.load(str(tiny_zoo["gpt2-prose"]))
+
+    with_products, without = loaded(True), loaded(False)
+    assert without.capture.model.get_input_embeddings().weight.dtype == torch.float32
+    assert without.weight_types == with_products.weight_types
+    assert "bfloat16" in without.weight_types
+    pairs = zip(
+        with_products.loaded.model.parameters(),
+        without.loaded.model.parameters(),
+        strict=True,
+    )
+    assert all(torch.equal(x.to(y.dtype), y) for x, y in pairs)
