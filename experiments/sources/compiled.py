@@ -3,14 +3,15 @@
 Attention stays as it is: capture listens there, and answers in its place. What else
 belongs to a block, such as a perceptron or a norm of several operations, is compiled
 whole, each by ``Module.compile``: names of weights, what is saved and what is loaded
-know nothing of it, and gradient checkpointing wraps it as before.
+know nothing of it, and gradient checkpointing wraps it as before. A part in which
+somebody listens, as where states at norms are compared, runs uncompiled.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -178,13 +179,45 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> list[nn.Modul
             "attention, single layers of PyTorch and parts without weights; set it to "
             "false"
         )
+    for part in parts:
+        part.compile(fullgraph=True, dynamic=True, backend=backend)
+        compiled = part._compiled_call_impl
+        assert compiled is not None
+        part._compiled_call_impl = unless_hooked(part, compiled)
+    return parts
+
+
+def unless_hooked(part: nn.Module, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs a part: compiled, until somebody hooks into it or into what it holds.
+
+    PyTorch does not look whether there are hooks (``skip_nnmodule_hook_guards``): a
+    graph made before would leave them out, and states that are captured at norms would
+    be others. From then on the part stays as it was, as what is recomputed in a
+    backward pass has to be what ran forward.
+
+    Args:
+        part: of a model.
+        compiled: calls it so.
+    """
     from torch import _dynamo
 
     settings: Any = _dynamo.config
-    settings.recompile_limit = max(settings.recompile_limit, GRAPHS)
-    for part in parts:
-        part.compile(fullgraph=True, dynamic=True, backend=backend)
-    return parts
+    modules = list(part.modules())
+
+    def call(*args: Any, **named: Any) -> Any:
+        if any(map(_hooked, modules)):
+            leave_uncompiled([part])
+            return part._call_impl(*args, **named)
+        if settings.recompile_limit < GRAPHS:  # each thread has its own
+            settings.recompile_limit = GRAPHS
+        return compiled(*args, **named)
+
+    return call
+
+
+def _hooked(module: nn.Module) -> bool:
+    kinds = module._forward_hooks, module._forward_pre_hooks
+    return any(kinds) or bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def compilable(model: nn.Module) -> Iterator[nn.Module]:
@@ -208,7 +241,7 @@ def attends(module: nn.Module) -> bool:
     return re.search("attention|attn", name, re.IGNORECASE) is not None
 
 
-def leave_uncompiled(parts: list[nn.Module]) -> None:
+def leave_uncompiled(parts: Sequence[nn.Module]) -> None:
     """Have parts run as they did before :func:`compile_blocks`."""
     for part in parts:
         part._compiled_call_impl = None

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import threading
 from functools import partial
 
 import pytest
@@ -17,7 +18,13 @@ from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
-from experiments.sources.compiled import compilable, compile_blocks, compile_model
+from experiments.sources.compiled import (
+    GRAPHS,
+    compilable,
+    compile_blocks,
+    compile_model,
+    unless_hooked,
+)
 from experiments.sources.named import sources_of
 from student.config import LoraConfig
 from student.lora import add_adapters
@@ -105,6 +112,45 @@ def lesson(capture, ids, inject=None):
     }
     capture.model.zero_grad(set_to_none=True)
     return {"loss": loss.detach(), "k": captured.kv.k, "v": captured.kv.v, **grads}
+
+
+def test_a_part_that_is_listened_to_runs_as_it_did_from_then_on():
+    part, heard = nn.Sequential(nn.Linear(2, 2)), []
+    part._compiled_call_impl = unless_hooked(part, lambda x: x * 0)
+    x = torch.ones(1, 2)
+    assert not part(x).any()
+    hook = part[0].register_forward_hook(lambda *given: heard.append(given))
+    assert part(x).any()
+    assert len(heard) == 1
+    hook.remove()
+    assert part(x).any()  # as a backward pass recomputes it
+
+
+@pytest.mark.slow
+def test_states_at_the_norms_of_a_compiled_model_are_those_of_the_model(tiny_zoo):
+    """BERT's norms make what comes out of a layer, within what is compiled; as many
+    graphs are allowed in another thread, in which teachers read ahead."""
+    model = load_model(tiny_zoo["bert-mixed"]).model.eval().requires_grad_(False)
+    ids = torch.arange(18).view(2, 9)
+    mask, states = ids >= 0, {"hidden", "residual", "normed"}
+    want = KVCapture(copy.deepcopy(model))(ids, mask, states=states).states
+    capture = KVCapture(model)
+    compile_model(capture, "teachers.a.compile", backend="eager")
+    limits = []
+
+    def read():
+        capture(ids, mask)
+        limits.append(torch._dynamo.config.recompile_limit)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert limits == [GRAPHS]
+    got = capture(ids, mask, states=states).states
+    torch._dynamo.reset()
+    for state in states:
+        torch.testing.assert_close(got[state], want[state])
+    assert not torch.allclose(want["residual"], want["hidden"])
 
 
 @pytest.mark.slow
