@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from align.schedules import Timetable
@@ -137,12 +138,16 @@ class Outputs:
 
     def log_probs(self) -> Tensor:
         """(B, T) log-probability that the student gives each of its tokens after those
-        before it, 0 for the first; with the student's gradient."""
-        if self.tokens.log_probs is None:
+        before it, 0 for the first; with the student's gradient, unless the caller has
+        gradients off."""
+        said = self.tokens.log_probs
+        if said is None:
             block = max(self.config.block, LOGITS // self.student.head.size)
             with part("student"):  # its last layer, not a term's work
-                self.tokens.log_probs = label_log_probs(self.student, block)
-        return self.tokens.log_probs
+                said = label_log_probs(self.student, block)
+            if torch.is_grad_enabled():  # else other terms would lose theirs
+                self.tokens.log_probs = said
+        return said
 
     def pairing(self, taught: Taught) -> Pairing:
         """Where the student and a teacher can be compared."""

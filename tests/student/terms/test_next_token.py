@@ -405,6 +405,23 @@ def test_the_next_token_loss_takes_what_a_term_on_outputs_has_worked_out(monkeyp
     assert abs(smooth[0][0] - plain[0]) > 1e-3
 
 
+def test_who_reads_the_tokens_without_a_gradient_takes_it_from_no_other_term():
+    ctx = context(OutputConfig(likelihood=1), output(1, vocabulary="other"))
+    own = ctx.outputs.student
+    ctx = replace(ctx, output=HiddenOutput(own.hidden, own.head))
+    with torch.no_grad():
+        read = ctx.outputs.log_probs()
+    given = [own.hidden, own.head.weight]
+    slopes = torch.autograd.grad(BUILT_IN["ce"](ctx), given)
+    said = log_probs(own)[:, :-1].gather(2, own.tokens.ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(read[:, 1:], said * own.tokens.mask[:, 1:])
+    counted = own.tokens.predicted[:, 1:]
+    expected = torch.autograd.grad(-said[counted].mean(), given)
+    torch.testing.assert_close(slopes, expected, rtol=1e-6, atol=1e-7)
+    learned = OUTPUT_BUILT_IN["likelihood"](ctx)
+    assert torch.autograd.grad(learned, own.hidden)[0].abs().sum() > 0
+
+
 @pytest.mark.parametrize("chains", [False, True])
 def test_projected_to_all_tokens_it_is_the_divergence_where_text_was_read(chains):
     config = OutputConfig(projected_kl=1, projected_chains=chains, temperature=2.0)
