@@ -13,6 +13,10 @@ from align.tokens.batch import TokenBatch
 from student.transforms.base import Blended, held_by
 from student.transforms.inputs import read_inputs
 
+_STILL = 1e-5
+"""Variance of an output over its mean square, up to which its products in float32 say
+nothing of it."""
+
 
 @torch.no_grad()
 def fit_scales(
@@ -61,10 +65,12 @@ def fit_scales(
 def _factors(moments: Tensor, *, centred: bool) -> Tensor:
     """(out,) float32 of (5, out): count, y, z, y z, z^2, summed over a sample."""
     count, y, z, both, square = moments
-    if centred:
+    least = 0 * square
+    if centred:  # what is left of an output that never moves is rounding
+        least = _STILL * square
         both, square = both - y * z / count, square - z * z / count
     factors = both / square
-    usable = (square > 0) & (factors > 0) & factors.isfinite()
+    usable = (square > least) & (factors > 0) & factors.isfinite()
     return torch.where(usable, factors, 1.0).float()
 
 

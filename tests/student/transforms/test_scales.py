@@ -140,3 +140,16 @@ def test_all_batches_count_and_a_factor_that_would_turn_the_sign_is_left_out():
         [[4.0] * 4, [0.0] * 4, [0.0] * 4, [2, -2, 0, 3], [4, 4, 0, 2]]
     )
     assert _factors(moments, centred=False).tolist() == [0.5, 1.0, 1.0, 1.5]
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 1000])
+def test_an_output_that_never_moves_has_no_line_of_least_squares(count):
+    drawn = torch.Generator().manual_seed(0)
+    y = 3 * torch.randn(1, 8, generator=drawn).expand(count, 8)
+    z = 1.05 * y
+    every = torch.stack([torch.ones_like(y), y, z, y * z, z * z])
+    moments = every.sum(1, dtype=torch.float64)
+    assert (_factors(moments, centred=True) == 1).all()
+    torch.testing.assert_close(
+        _factors(moments, centred=False), torch.full((8,), 1 / 1.05)
+    )
