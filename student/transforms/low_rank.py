@@ -83,7 +83,8 @@ class _Directions(nn.Module):
         held = vectors[:, self.others :] if self.others else vectors[:, :rank]
         self.register_buffer("basis", held.contiguous())
         """(out or in, r or all but r) float32, orthonormal columns."""
-        self._kept: tuple[int, Tensor] | None = None
+        self._kept: tuple[Tensor, int, Tensor] | None = None
+        """``basis`` as it was read, its version, and what stays by it."""
 
     def look(self, weight: Tensor) -> None:
         """Find as many directions of a matrix as there are."""
@@ -98,11 +99,16 @@ class _Directions(nn.Module):
         ``basis`` was written to."""
         if not self.others:
             return self.basis
-        version = self.basis._version
-        if self._kept is None or self._kept[0] != version:
+        basis, version, kept = self._kept or (None, 0, self.basis)
+        if basis is not self.basis or version != self.basis._version:
             whole = torch.linalg.qr(self.basis, mode="complete").Q
-            self._kept = version, whole[:, self.basis.shape[1] :].contiguous()
-        return self._kept[1].to(self.basis.device)
+            kept = whole[:, self.basis.shape[1] :].contiguous()
+            self._kept = self.basis, self.basis._version, kept
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what stays: a copy counts versions of its tensors from 0 again."""
+        return self.__dict__ | {"_kept": None}
 
     def _vectors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """(n, n) those of the shorter side as columns, and (n,) singular values."""

@@ -66,6 +66,22 @@ def test_directions_are_those_of_the_svd_whichever_side_and_half_is_held(shape, 
     assert torch.equal(held.basis, basis)
 
 
+def test_a_copy_that_is_given_other_directions_goes_by_those():
+    drawn = torch.Generator().manual_seed(3)
+    first, second = (torch.randn(10, 24, generator=drawn) for _ in "12")
+    held, other = _Directions(first, 0.9), _Directions(second, 0.9)
+    assert held.others == other.others > 0
+    held.look(first)
+    assert held.kept is held.kept
+    copied = copy.deepcopy(held)
+    copied.load_state_dict(other.state_dict())
+    for directions, weight in ((held, first), (copied, second)):
+        kept = directions.kept
+        torch.testing.assert_close(
+            kept @ kept.T @ weight, directions(weight), atol=1e-5, rtol=1e-4
+        )
+
+
 @pytest.mark.parametrize("share", [0.6, 0.8])
 def test_in_training_it_goes_by_way_of_the_directions_and_learns_the_same(share):
     model, ids = small_model().requires_grad_(True), torch.arange(24).view(2, 12)
