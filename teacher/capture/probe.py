@@ -59,8 +59,10 @@ class NotFiniteError(InputError):
 class _Listener:
     """Collects calls, and levels the input of some modules."""
 
-    def __init__(self, levelled: Collection[nn.Module]) -> None:
-        self.levelled = levelled
+    def __init__(self, asked: Collection[nn.Module], *, attend: bool) -> None:
+        self.asked, self._attend = asked, attend
+        self.levelled: set[nn.Module] = set()
+        """Those of them whose input was."""
         self.calls: list[_Call] = []
         self.positions: dict[nn.Module, Positions | None] = {}
 
@@ -68,14 +70,23 @@ class _Listener:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.positions[module] = noted_positions(module, args, kwargs)
-        if module not in self.levelled:
+        if module not in self.asked:
             return None
-        if isinstance(kwargs.get("hidden_states"), Tensor):
+        if self._is_states(kwargs.get("hidden_states")):
+            self.levelled.add(module)
             level = _level(kwargs["hidden_states"])
             return args, {**kwargs, "hidden_states": level}
-        if args and isinstance(args[0], Tensor):
+        if args and self._is_states(args[0]):
+            self.levelled.add(module)
             return (_level(args[0]), *args[1:]), kwargs
         return None
+
+    def _is_states(self, x: Any) -> bool:
+        """Whether an input is hidden states: where a module is known by its name alone,
+        it may read ids, positions or a mask."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return False
+        return self._attend or x.dim() == 3
 
     def visit(
         self,
@@ -121,12 +132,14 @@ def find_attention(
         ValueError: a layer's rotation cannot be undone.
     """
     modules = list(model.modules())
-    levelled = set() if cross else {m for m in modules if _seems_to_attend(m)}
+    named = set() if cross else {m for m in modules if _seems_to_attend(m)}
+    listener = _Listener(named, attend=False)
     with torch.no_grad(), evaluating(model):
-        calls = _calls(modules, levelled, forward, cross)
+        calls = _calls(modules, listener, forward, cross)
         attending = dict.fromkeys(call.module for call in calls)
-        if not cross and not attending.keys() <= levelled:
-            calls = _calls(list(attending), attending, forward, cross)
+        if not cross and not attending.keys() <= listener.levelled:
+            listener = _Listener(attending, attend=True)
+            calls = _calls(list(attending), listener, forward, cross)
     for call in calls:
         _check_finite(call)
     return [_describe(c, rotates=not cross) for c in calls]
@@ -138,12 +151,11 @@ def _seems_to_attend(module: nn.Module) -> bool:
 
 def _calls(
     modules: Sequence[nn.Module],
-    levelled: Collection[nn.Module],
+    listener: _Listener,
     forward: Callable[[], object],
     cross: bool,
 ) -> list[_Call]:
     """The calls of one kind that a forward makes in some modules."""
-    listener = _Listener(levelled)
     with listening(modules, listener):
         forward()
     return [call for call in listener.calls if call.cross == cross]

@@ -97,6 +97,30 @@ def test_what_attends_is_found_whatever_its_class_is_called(make_model, batch, n
     assert torch.equal(other.k, known.k) and torch.equal(other.v, known.v)
 
 
+def test_ids_and_positions_are_left_to_what_is_called_attention_and_reads_them(
+    make_model, batch
+):
+    class AttentionPositions(torch.nn.Module):
+        def forward(self, positions):
+            return positions
+
+    def read(model):
+        with torch.no_grad():
+            return KVCapture(model)(*batch).kv
+
+    plain, model = make_model("llama"), make_model("llama")
+    rotary, embedding = model.model.rotary_emb, model.model.embed_tokens
+    embedding.__class__ = type("AttentionEmbedding", (torch.nn.Embedding,), {})
+
+    class Rotary(type(rotary)):
+        def forward(self, x, position_ids):
+            return super().forward(x, self.places(position_ids))
+
+    rotary.__class__, rotary.places = Rotary, AttentionPositions()
+    got, known = read(model), read(plain)
+    assert torch.equal(got.k, known.k) and torch.equal(got.v, known.v)
+
+
 @pytest.mark.parametrize("name", ["llama", "yarn", "gpt_neox", "cohere", "deepseek_v3"])
 def test_in_bf16_rerotated_keys_are_the_cache_but_for_two_roundings(
     make_model, batch, name
