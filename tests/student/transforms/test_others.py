@@ -68,7 +68,9 @@ def test_directions_are_those_of_the_svd_whichever_side_and_half_is_held(shape, 
 
 def test_a_copy_that_is_given_other_directions_goes_by_those():
     drawn = torch.Generator().manual_seed(3)
-    first, second = (torch.randn(10, 24, generator=drawn) for _ in "12")
+    first = torch.randn(10, 24, generator=drawn)
+    turned = torch.linalg.qr(torch.randn(10, 10, generator=drawn)).Q
+    second = turned @ first  # of the same rank
     held, other = _Directions(first, 0.9), _Directions(second, 0.9)
     assert held.others == other.others > 0
     held.look(first)
