@@ -31,7 +31,7 @@ def links_of_line(line: str, source: str, target: str, where: str) -> list[Link]
     """
     words = {"source": word_spans(source), "target": word_spans(target)}
     links = []
-    for entry in line.split():
+    for entry in dict.fromkeys(line.split()):  # said twice it is still one
         match = _LINK.fullmatch(entry)
         if match is None:
             raise InputError(

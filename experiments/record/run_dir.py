@@ -52,8 +52,8 @@ class Choice:
     steps: int
     """Optimiser steps."""
     teachers_s: float
-    """Mean seconds that teachers took of one, beside the student where they read
-    ahead."""
+    """Mean seconds that teachers took of those that were logged, beside the student
+    where they read ahead."""
     saved_s: float
     """Seconds that they would have taken more for all texts, in all steps."""
 

@@ -244,7 +244,9 @@ class _Scratch:
         """Of a matrix's shape and device, float32, with whatever was written last."""
         held = self._held.get(matrix.device)
         if held is None or held.numel() < matrix.numel():
-            held = torch.empty(matrix.numel(), device=matrix.device)
+            held = torch.empty(
+                matrix.numel(), dtype=torch.float32, device=matrix.device
+            )
             self._held[matrix.device] = held
         return held[: matrix.numel()].view(matrix.shape)
 

@@ -75,6 +75,8 @@ def test_a_translation_is_text_that_knows_its_source():
 def test_words_are_what_stands_between_blanks():
     assert word_spans(" a\u3000bc,\n") == [(1, 2), (3, 6)]
     assert links_of_line("", SOURCE, TARGET, "x") == []
+    twice = links_of_line("1-0 1-0 0-1 2-1", SOURCE, TARGET, "x")
+    assert twice == LINKS  # none counts twice
 
 
 @pytest.mark.parametrize(
