@@ -66,7 +66,7 @@ def test_one_of_several_that_is_always_chosen_is_bitwise_the_single_teacher_run(
     assert {line["asked"][SECOND] for line in lines_of(both)} == {0.0}
     (phase,) = json.loads((both / "summary.json").read_text())["phases"]
     assert phase["choice"]["asked"] == {FIRST: 1.0, SECOND: 0.0}
-    assert phase["choice"]["steps"] == 3 and phase["choice"]["step_s"] > 0
+    assert phase["choice"]["steps"] == 3 and phase["choice"]["teachers_s"] > 0
 
 
 class Killed(RuntimeError):
