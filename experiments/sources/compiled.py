@@ -9,7 +9,6 @@ somebody listens, as where states at norms are compared, runs uncompiled.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from experiments.config.tree import Config, PhaseConfig
 from student.loop.launch import launched_rank
 from teacher.capture.forward import evaluating
 from teacher.capture.kv_capture import KVCapture
+from teacher.capture.probe import seems_to_attend
 
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest difference from the model as it was, see :func:`differs_by`, by the type that
@@ -230,15 +230,9 @@ def compilable(model: nn.Module) -> Iterator[nn.Module]:
     for several in model.modules():
         if isinstance(several, nn.ModuleList):
             for block in several:
-                if block not in met and any(map(attends, block.modules())):
+                if block not in met and any(map(seems_to_attend, block.modules())):
                     met.update(block.modules())
                     yield from _parts(block)
-
-
-def attends(module: nn.Module) -> bool:
-    """Whether a module is attention, by what its class is called."""
-    name = type(module).__name__
-    return re.search("attention|attn", name, re.IGNORECASE) is not None
 
 
 def leave_uncompiled(parts: Sequence[nn.Module]) -> None:
@@ -254,9 +248,9 @@ def failure_of(error: Exception) -> str:
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    if attends(module):
+    if seems_to_attend(module):
         return
-    whole = not any(map(attends, module.modules()))
+    whole = not any(map(seems_to_attend, module.modules()))
     if whole and not isinstance(module, nn.ModuleList | nn.ModuleDict):
         if not _of_pytorch(module) and any(True for _ in module.parameters()):
             yield module

@@ -9,6 +9,7 @@ second forward has those read the vector that the first has found.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,7 @@ def find_attention(
         ValueError: a layer's rotation cannot be undone.
     """
     modules = list(model.modules())
-    named = set() if cross else {m for m in modules if _seems_to_attend(m)}
+    named = set() if cross else {m for m in modules if seems_to_attend(m)}
     listener = _Listener(named, attend=False)
     with torch.no_grad(), evaluating(model):
         calls = _calls(modules, listener, forward, cross)
@@ -145,8 +146,9 @@ def find_attention(
     return [_describe(c, rotates=not cross) for c in calls]
 
 
-def _seems_to_attend(module: nn.Module) -> bool:
-    return "attention" in type(module).__name__.lower()
+def seems_to_attend(module: nn.Module) -> bool:
+    """Whether a module is attention, by what its class is called."""
+    return re.search("attention|attn", type(module).__name__, re.IGNORECASE) is not None
 
 
 def _calls(

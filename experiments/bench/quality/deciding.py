@@ -66,13 +66,13 @@ REAL_TEACHER = "smollm2"
 """The teacher of ``mtkd train real`` that has outputs."""
 REAL_ENCODER = "minilm"
 """Its other one."""
-_REAL = (
-    "phase.all.teachers.min=1",
+_REAL_RUN = (
     "baselines.ce_only=false",
     "baselines.single_teachers=none",
     "samples.prompts=0",
     "answers.keep=[]",
 )
+_REAL = ("phase.all.teachers.min=1", *_REAL_RUN)
 
 
 def selecting_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
@@ -102,7 +102,7 @@ def real_arms() -> dict[str, tuple[Arm, ...]]:
     )
     return {
         "real": (
-            Arm(CE_ONLY, "the baseline", settings=_REAL[1:], teachers=()),
+            Arm(CE_ONLY, "the baseline", settings=_REAL_RUN, teachers=()),
             Arm(
                 REAL_TEACHER,
                 "all places, an even order",
@@ -112,14 +112,14 @@ def real_arms() -> dict[str, tuple[Arm, ...]]:
             Arm(
                 REAL_ENCODER,
                 "an encoder alone, its keys and values",
-                settings=(*_REAL[1:], *encoder),
+                settings=(*_REAL_RUN, *encoder),
                 teachers=(REAL_ENCODER,),
                 phases=("real_multi",),
             ),
             Arm(
                 "both",
                 "both of them",
-                settings=_REAL[1:],
+                settings=_REAL_RUN,
                 teachers=(*teachers, REAL_ENCODER),
                 phases=("real_multi",),
             ),
@@ -136,12 +136,7 @@ def _foreseen(domains: Sequence[str]) -> tuple[str, ...]:
 def _selecting(teachers: Sequence[str], settings: Sequence[str]) -> Iterator[Arm]:
     for name, (asks, to) in _SELECTORS.items():
         selector = f"phase.all.loss.select={{{name}: {json.dumps(to)}}}"
-        yield Arm(
-            f"select-{name}",
-            asks,
-            settings=(*settings, selector),
-            teachers=tuple(teachers),
-        )
+        yield _arm(f"select-{name}", asks, teachers, (*settings, selector))
 
 
 def _ordering(
@@ -150,9 +145,10 @@ def _ordering(
     for name, (asks, to) in _CURRICULA.items():
         anew = {"rescore": rescore} if name in _SCORED_ANEW else {}
         curriculum = f"data.curriculum={json.dumps({**to, **anew})}"
-        yield Arm(
-            f"order-{name}",
-            asks,
-            settings=(*settings, curriculum),
-            teachers=tuple(teachers),
-        )
+        yield _arm(f"order-{name}", asks, teachers, (*settings, curriculum))
+
+
+def _arm(
+    name: str, asks: str, teachers: Sequence[str], settings: tuple[str, ...]
+) -> Arm:
+    return Arm(name, asks, settings=settings, teachers=tuple(teachers))

@@ -157,7 +157,8 @@ def store_teacher(bed: Setup, teacher: str) -> None:
     from experiments.extraction.run import extract
 
     # The latent's phase takes every kind of teacher and asks for its own loss.
-    settings = ["phases=[z_space]", "phase.all.teachers.min=1"]
+    # It is alone in the config: whose answers a run keeps names others.
+    settings = ["phases=[z_space]", "phase.all.teachers.min=1", "answers.keep=[]"]
     tree = bed.tree([teacher])
     config = load_config(tree, [*settings, *_store_settings(bed), *bed.more])
     build_zoo_models(config)  # a store comes before the runs that would

@@ -6,8 +6,8 @@ A whole step (tokenise, three teachers of three tokenizers, capture, align, adap
 losses, backward) against the same student forward and backward and the same teachers
 forward, each run bare; then a checkpoint against the steps of its interval, and
 DeepSpeed against plain PyTorch; ``--only chosen``, three equal teachers of which each
-text is read by one against the same where all read all. One process, one thread,
-alternating, medians of paired ratios. The exit status is 1 where a bar is missed.
+text is read by one against the same where all read all; ``--only compiled``, the
+student alone under ``train.compile``. One process, one thread, alternating, medians of paired ratios. The exit status is 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 
 from experiments.bench.measure import one_thread, show
 
-PARTS = ("step", "engine", "chosen")
+PARTS = ("step", "engine", "chosen", "compiled")
 
 
 def main() -> int:
@@ -33,8 +33,11 @@ def main() -> int:
         parser.error(f"--rounds is {options.rounds}; give 1 or more")
     one_thread()
     from experiments.bench.step.chosen import measure_chosen
+    from experiments.bench.step.compiled import measure_compiled
     from experiments.bench.step.costs import measure
 
+    if options.only == "compiled":
+        return 0 if show(measure_compiled(options.scale, options.rounds)) else 1
     if options.only == "chosen":
         return 0 if show(measure_chosen(options.scale, options.rounds)) else 1
     return 0 if measure(options.scale, options.rounds, options.only) else 1
