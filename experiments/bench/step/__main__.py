@@ -7,7 +7,8 @@ losses, backward) against the same student forward and backward and the same tea
 forward, each run bare; then a checkpoint against the steps of its interval, and
 DeepSpeed against plain PyTorch; ``--only chosen``, three equal teachers of which each
 text is read by one against the same where all read all; ``--only compiled``, the
-student alone under ``train.compile``. One process, one thread, alternating, medians of paired ratios. The exit status is 1 where a bar is missed.
+student alone under ``train.compile``. One process, one thread, alternating, medians of
+paired ratios. The exit status is 1 where a bar is missed.
 """
 
 from __future__ import annotations
