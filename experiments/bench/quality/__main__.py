@@ -25,13 +25,15 @@ SIZES = {
     "zoo": ("quality_zoo", 300),
     "disjoint": ("", 120),
     "same": ("", 150),
-    "real": ("real", 60),
+    "real": ("", 60),
 }
 """Config and optimiser steps of each size."""
 DISJOINT, SAME = "disjoint", "same"
-"""Sizes whose texts, models and config are made where they are missing."""
 REAL = "real"
-"""Of pretrained teachers that ``mtkd models fetch`` has brought."""
+"""Sizes whose texts, models and config are made where they are missing; the last one's
+teachers are pretrained, and fetched by ``mtkd models fetch``."""
+TEXTS = 480
+"""Of the student, where teachers are pretrained."""
 TEACHER_STEPS = 150
 """Of each teacher of that size."""
 
@@ -82,7 +84,8 @@ def main() -> int:
 
 def _base(options: argparse.Namespace) -> tuple[Path, str]:
     """The config that the arms of a size begin from, and the name of their folder."""
-    from experiments.bench.quality.disjoint import prepare
+    from experiments.bench.quality.disjoint.bed import prepare
+    from experiments.bench.quality.real.bed import prepare_real
     from experiments.bench.quality.same.bed import prepare_same
     from experiments.config.packaged import config_path
 
@@ -93,6 +96,8 @@ def _base(options: argparse.Namespace) -> tuple[Path, str]:
         )
     elif size == SAME:
         base = prepare_same(options.out / size)
+    elif size == REAL:
+        base = prepare_real(options.out / size, options.text_count)
     else:
         return config_path(SIZES[size][0]), size
     return base, f"{size}/{base.parent.name}"
@@ -102,8 +107,11 @@ def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
     """What the arms of this size share, for each of the lengths."""
     from experiments.bench.quality.train import Setup
 
+    stores = options.out / f"{name}-teachers"
     return [
-        Setup(base, options.out / f"{name}-{length}", length, tuple(options.set))
+        Setup(
+            base, options.out / f"{name}-{length}", length, tuple(options.set), stores
+        )
         for length in options.steps or [SIZES[options.size][1]]
     ]
 
@@ -112,21 +120,22 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
     """The arms of a size by group, the first one being the default."""
     from experiments.bench.quality.arms import GROUPS
     from experiments.bench.quality.deciding import (
+        foreseen,
         ordering_arms,
-        real_arms,
         selecting_arms,
     )
-    from experiments.bench.quality.disjoint_arms import disjoint_arms
-    from experiments.bench.quality.domains import EMBEDDED
+    from experiments.bench.quality.disjoint.arms import disjoint_arms
+    from experiments.bench.quality.disjoint.domains import EMBEDDED
     from experiments.bench.quality.peers.arms import heard_arms
+    from experiments.bench.quality.real.arms import real_arms
     from experiments.bench.quality.same.arms import same_arms
 
     if options.size == DISJOINT:
         domains = options.domains or list({**EMBEDDED, **options.texts})
         groups = {
             "weighed": disjoint_arms(domains),
-            "selected": selecting_arms(domains),
-            "ordered": ordering_arms(domains),
+            "selected": selecting_arms(domains, foreseen(domains)),
+            "ordered": ordering_arms(domains, foreseen(domains)),
             "heard": heard_arms(domains),
         }
     elif options.size == SAME:
@@ -156,9 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "agglomerative, peers, all; of --size disjoint: weighed (default), selected, "
-        "ordered, heard, all; of --size real: real (default), selected, ordered, all; "
-        "see --list",
+        "agglomerative, peers, past, tuned, all; of --size disjoint: weighed "
+        "(default), selected, ordered, heard, all; of --size real: real (default), "
+        "tuned, selected, ordered, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -204,6 +213,12 @@ def _parser() -> argparse.ArgumentParser:
         default=TEACHER_STEPS,
         help=f"of --size disjoint: of every teacher ({TEACHER_STEPS})",
     )
+    parser.add_argument(
+        "--text-count",
+        type=_positive,
+        default=TEXTS,
+        help=f"of --size real: texts that the student reads ({TEXTS})",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--picture", type=Path, help="PNG; default: OUT/…/quality.png")
     parser.add_argument(
@@ -231,7 +246,8 @@ def _show_curves(beds: list[Any], arms: list[Any], seeds: list[int]) -> None:
     curves = curves_of(beds, arms, seeds)
     if len(curves.get(CE_ONLY, ())) < 2:
         return  # a single length: the table has said it
-    heads, *rows = curve_table(curves)
+    alone = {arm.name for arm in arms if arm.alone}
+    heads, *rows = curve_table(curves, alone)
     print_table("against CE only, by length", heads, rows, numbers_from=1)
     path = beds[-1].folder / "curves.png"
     draw_curves(curves, path)

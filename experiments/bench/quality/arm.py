@@ -44,8 +44,20 @@ class Arm:
         """Whether its teachers can be read from a store, which holds neither next-token
         outputs, which the bench's own terms read, nor hidden states nor attention."""
         unheld = ("output.", "plugins=", "gamma_kl", "site: hidden", "site: attention")
-        asked = any(name in setting for name in unheld for setting in self.settings)
+        asked = any(
+            name in setting and not setting.endswith("=0")
+            for name in unheld
+            for setting in self.settings
+        )
         return bool(self.teachers) and not asked and not self.pupils
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is the student of all arms, and neither a teacher nor its own past
+        teaches it."""
+        others = ("teachers.", "student.model")
+        given = any(name in setting for name in others for setting in self.settings)
+        return not self.teachers and not given
 
     @property
     def adapted(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from experiments.bench.quality.inside import INSIDE
 from experiments.bench.quality.inside import TEACHER as _ASKED
 from experiments.bench.quality.past.arms import PAST
 from experiments.bench.quality.peers.arms import PEERS
+from experiments.bench.quality.tuning import TUNED
 
 _Set = tuple[str, ...]
 
@@ -284,9 +285,10 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "agglomerative": (_CORE[0], *AGGLOMERATIVE),
         "peers": (_CORE[0], *PEERS),
         "past": (_CORE[0], *PAST),
+        "tuned": (_CORE[0], *TUNED),
         "all": (
             *(*_CORE, *_PHASES, *_QUESTIONS),
-            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS, *PAST),
+            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS, *PAST, *TUNED),
         ),
     }
 )
@@ -295,7 +297,8 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
 student's vocabulary teach better, ``inside`` what hidden states and attention add,
 ``agglomerative`` what recipes of agglomerative models bring to keys and values,
 ``peers`` how losses of TRL compare with ours on outputs, ``past`` what a student's own
-past, average and company teach it (``--size zoo``)."""
+past, average and company teach it, and ``tuned`` how the baseline is trained best (the
+last two with ``--size zoo``)."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

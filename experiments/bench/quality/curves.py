@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -55,26 +55,50 @@ def _point(bed: Setup, outcome: Outcome) -> Point:
 
 
 def at_equal_cost(points: Sequence[Point], cost: float) -> float | None:
-    """Bits of an arm that takes so many seconds, between its neighbours on a straight
-    line over the logarithm of the cost; None beyond its points."""
+    """Bits of the best student that so many seconds give, training ended where it was
+    best: at a point within them, or between two on a straight line over the logarithm
+    of the cost.
+
+    Args:
+        points: of arms without a teacher.
+        cost: processor seconds.
+
+    Returns:
+        None where less than the cheapest point is asked for, and beyond the dearest one
+        as long as that is the best: longer training may be better still.
+    """
     ordered = sorted(points, key=lambda point: point.cost)
+    within = [point.bits for point in ordered if point.cost <= cost]
+    if not within:
+        return None
+    if cost > ordered[-1].cost:
+        return None if ordered[-1].bits == min(within) else min(within)
     for left, right in pairwise(ordered):
-        if left.cost <= cost <= right.cost:
+        if left.cost <= cost <= right.cost and right.bits < left.bits:
             share = math.log(cost / left.cost) / math.log(right.cost / left.cost)
-            return left.bits + share * (right.bits - left.bits)
-    return None
+            within.append(left.bits + share * (right.bits - left.bits))
+    return min(within)
 
 
-def curve_table(curves: Curves) -> list[list[str]]:
-    """Heads and rows: arm, steps, seconds, bits, and against CE only in per cent at
-    equal steps and at equal cost; blank where CE only was not so long."""
+def curve_table(curves: Curves, alone: Collection[str]) -> list[list[str]]:
+    """Heads and rows: arm, steps, seconds, bits, and in per cent against CE only.
+
+    Args:
+        curves: of all arms.
+        alone: names of those without a teacher, CE only and how it was tuned.
+
+    Returns:
+        At equal steps arms are held against CE only, at equal time against the best of
+        the arms without a teacher; blank where those were not trained so long.
+    """
     rows = [["arm", "steps", "seconds", "mean", "equal steps, %", "equal time, %"]]
-    plain = curves.get(CE_ONLY, ())
-    by_steps = {point.steps: point.bits for point in plain}
+    by_steps = {point.steps: point.bits for point in curves.get(CE_ONLY, ())}
+    plain = [point for name in alone for point in curves.get(name, ())]
     for name, points in curves.items():
         for point in points:
             row = [name, f"{point.steps:,}", f"{point.cost:.0f}", f"{point.bits:.3f}"]
-            for other in (by_steps.get(point.steps), at_equal_cost(plain, point.cost)):
+            against = None if name in alone else at_equal_cost(plain, point.cost)
+            for other in (by_steps.get(point.steps), against):
                 if other is None or name == CE_ONLY:
                     row.append("")
                 else:

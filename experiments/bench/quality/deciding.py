@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from experiments.bench.quality.arm import CE_ONLY, Arm
-from experiments.bench.quality.disjoint_arms import FORESEEN, all_of_them
+from experiments.bench.quality.arm import Arm
+from experiments.bench.quality.disjoint.arms import FORESEEN, all_of_them
 
 _SELECTORS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "unsure": (
@@ -36,8 +36,8 @@ _SELECTORS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
 }
 _SCORED_ANEW = ("lagging-more", "lagging-domains")
-_RESCORE, _RESCORE_REAL = 15, 30
-"""Steps between two scorings; a pretrained teacher is dear to ask."""
+RESCORE = 15
+"""Steps between two scorings."""
 _CURRICULA: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "short-first": (
         "short texts before long ones",
@@ -62,93 +62,64 @@ _CURRICULA: Mapping[str, tuple[str, Mapping[str, object]]] = {
 }
 
 
-REAL_TEACHER = "smollm2"
-"""The teacher of ``mtkd train real`` that has outputs."""
-REAL_ENCODER = "minilm"
-"""Its other one."""
-_REAL_RUN = (
-    "baselines.ce_only=false",
-    "baselines.single_teachers=none",
-    "samples.prompts=0",
-    "answers.keep=[]",
-)
-_REAL = ("phase.all.teachers.min=1", *_REAL_RUN)
-
-
-def selecting_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
+def selecting_arms(
+    teachers: Sequence[str], settings: Sequence[str], phase: str = "multi_basic"
+) -> tuple[Arm, ...]:
     """Which places of teachers' outputs are learned.
 
     Args:
-        domains: each with a teacher of that name.
+        teachers: of all arms.
+        settings: of the arm that learns every place in an even order.
+        phase: of all arms.
     """
-    return tuple(_selecting(domains, _foreseen(domains)))
+    return tuple(_selecting(teachers, settings, phase))
 
 
-def ordering_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
+def ordering_arms(
+    teachers: Sequence[str],
+    settings: Sequence[str],
+    phase: str = "multi_basic",
+    rescore: int = RESCORE,
+) -> tuple[Arm, ...]:
     """In which order texts are read.
 
     Args:
-        domains: each with a teacher of that name.
+        teachers: of all arms.
+        settings: as in :func:`selecting_arms`.
+        phase: of all arms.
+        rescore: steps between two scorings, where an arm scores anew.
     """
-    return tuple(_ordering(domains, _foreseen(domains), _RESCORE))
+    return tuple(_ordering(teachers, settings, phase, rescore))
 
 
-def real_arms() -> dict[str, tuple[Arm, ...]]:
-    """The same questions of a pretrained teacher, by group."""
-    teachers = (REAL_TEACHER,)
-    encoder = (
-        "phase.real_multi.teachers={min: 1, kinds: [encoder]}",
-        "phase.all.output.projected_kl=0",  # it has none
-    )
-    return {
-        "real": (
-            Arm(CE_ONLY, "the baseline", settings=_REAL_RUN, teachers=()),
-            Arm(
-                REAL_TEACHER,
-                "all places, an even order",
-                settings=_REAL,
-                teachers=teachers,
-            ),
-            Arm(
-                REAL_ENCODER,
-                "an encoder alone, its keys and values",
-                settings=(*_REAL_RUN, *encoder),
-                teachers=(REAL_ENCODER,),
-                phases=("real_multi",),
-            ),
-            Arm(
-                "both",
-                "both of them",
-                settings=_REAL_RUN,
-                teachers=(*teachers, REAL_ENCODER),
-                phases=("real_multi",),
-            ),
-        ),
-        "selected": tuple(_selecting(teachers, _REAL)),
-        "ordered": tuple(_ordering(teachers, _REAL, _RESCORE_REAL)),
-    }
-
-
-def _foreseen(domains: Sequence[str]) -> tuple[str, ...]:
+def foreseen(domains: Sequence[str]) -> tuple[str, ...]:
+    """Settings of the arm that has every domain's teacher, weighed by what each
+    foresaw."""
     return (*all_of_them(domains), FORESEEN)
 
 
-def _selecting(teachers: Sequence[str], settings: Sequence[str]) -> Iterator[Arm]:
+def _selecting(
+    teachers: Sequence[str], settings: Sequence[str], phase: str
+) -> Iterator[Arm]:
     for name, (asks, to) in _SELECTORS.items():
         selector = f"phase.all.loss.select={{{name}: {json.dumps(to)}}}"
-        yield _arm(f"select-{name}", asks, teachers, (*settings, selector))
+        yield _arm(f"select-{name}", asks, teachers, (*settings, selector), phase)
 
 
 def _ordering(
-    teachers: Sequence[str], settings: Sequence[str], rescore: int
+    teachers: Sequence[str], settings: Sequence[str], phase: str, rescore: int
 ) -> Iterator[Arm]:
     for name, (asks, to) in _CURRICULA.items():
         anew = {"rescore": rescore} if name in _SCORED_ANEW else {}
         curriculum = f"data.curriculum={json.dumps({**to, **anew})}"
-        yield _arm(f"order-{name}", asks, teachers, (*settings, curriculum))
+        yield _arm(f"order-{name}", asks, teachers, (*settings, curriculum), phase)
 
 
 def _arm(
-    name: str, asks: str, teachers: Sequence[str], settings: tuple[str, ...]
+    name: str,
+    asks: str,
+    teachers: Sequence[str],
+    settings: tuple[str, ...],
+    phase: str,
 ) -> Arm:
-    return Arm(name, asks, settings=settings, teachers=tuple(teachers))
+    return Arm(name, asks, settings=settings, teachers=tuple(teachers), phases=(phase,))

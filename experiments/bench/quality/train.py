@@ -34,11 +34,13 @@ class Setup:
     base: Path
     """Their config."""
     folder: Path
-    """Where stores, runs and results are kept."""
+    """Where runs and results are kept."""
     steps: int
     """Optimiser steps of an arm."""
     more: tuple[str, ...] = ()
     """The user's settings, over those of the arms."""
+    stores: Path | None = None
+    """Where stores are kept, if not in the folder: arms of other lengths read them."""
 
     def result(self, arm: str, seed: int) -> Path:
         """The file that says what came of an arm's seed."""
@@ -46,7 +48,12 @@ class Setup:
 
     def reading(self, teacher: str) -> Path:
         """The file that says what storing a teacher took."""
-        return self.folder / STORE / f"{teacher}.json"
+        return self.stored / f"{teacher}.json"
+
+    @property
+    def stored(self) -> Path:
+        """The folder of the stores."""
+        return (self.stores or self.folder) / STORE
 
     def adapting(self, teacher: str) -> Path:
         """The file that says what giving a teacher the vocabulary took."""
@@ -232,4 +239,5 @@ def _leads(run: Path) -> dict[str, dict[str, float]]:
 
 
 def _store_settings(bed: Setup) -> list[str]:
-    return [f"store.dir={bed.folder}", f"store.name={STORE}", "store.read=true"]
+    folder = bed.stored.parent
+    return [f"store.dir={folder}", f"store.name={STORE}", "store.read=true"]

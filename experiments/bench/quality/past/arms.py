@@ -7,7 +7,7 @@ against: see the columns at equal time of :mod:`experiments.bench.quality.curves
 from __future__ import annotations
 
 from experiments.bench.quality.arm import Arm
-from experiments.bench.quality.disjoint_arms import KD, NO_KV
+from experiments.bench.quality.disjoint.arms import KD, NO_KV
 
 GENERATIONS = ("first", "second", "third")
 """Phases, each of the steps of an arm, in which the student begins anew."""

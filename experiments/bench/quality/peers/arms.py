@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.bench.quality.arm import ADAPTED, Arm
-from experiments.bench.quality.disjoint_arms import NO_KV
+from experiments.bench.quality.disjoint.arms import NO_KV
 
 PLUGIN = "plugins=[experiments.bench.quality.peers.terms]"
 TEACHER = "qwen-code"

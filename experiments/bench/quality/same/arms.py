@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from experiments.bench.quality.arm import CE_ONLY, Arm
-from experiments.bench.quality.disjoint_arms import KD, NO_KV
+from experiments.bench.quality.disjoint.arms import KD, NO_KV
 from experiments.bench.quality.same.bed import SIZES
 
 DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0)

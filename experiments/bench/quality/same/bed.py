@@ -24,7 +24,7 @@ from experiments.bench.quality.bed import (
     recipe_of,
     save,
 )
-from experiments.bench.quality.domains import EMBEDDED, deal
+from experiments.bench.quality.disjoint.domains import EMBEDDED, deal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

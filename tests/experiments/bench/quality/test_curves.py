@@ -52,13 +52,34 @@ def test_arms_are_compared_at_equal_steps_and_at_equal_processor_time(beds):
     # Half way between 16 and 32 seconds by their logarithms, which is where bits are.
     assert at_equal_cost(plain, 16 * 2**0.5) == pytest.approx(1.7)
     assert at_equal_cost(plain, 33) is None and at_equal_cost(plain, 7) is None
-    heads, *rows = curve_table(curves)
+    heads, *rows = curve_table(curves, [CE_ONLY])
     assert heads[0] == "arm" and rows[0] == [CE_ONLY, "10", "8", "2.000", "", ""]
     first, second = rows[3:]
     # 1.7 against 2.0; and against 1.8 - 0.2 * log2(24 / 16).
     assert first[:5] == ["qwen-code-out", "10", "24", "1.700", "-15.0"]
     assert first[5] == "+1.0"
     assert second[4:] == ["-16.7", ""]
+
+
+def test_at_equal_time_the_best_of_the_arms_alone_is_taken_and_where_it_was_best():
+    """One that has begun to learn by heart is not held against anybody."""
+    plain = [Point(10, 10, 2.0), Point(20, 20, 1.8), Point(40, 40, 1.9)]
+    assert at_equal_cost(plain, 30) == at_equal_cost(plain, 400) == 1.8
+    tuned = [Point(40, 41, 1.7)]
+    taught = [Point(20, 50, 1.6), Point(10, 9, 2.1)]
+    curves = {CE_ONLY: plain, "tune-decay-1": tuned, "qwen-code-out": taught}
+    _, *rows = curve_table(curves, [CE_ONLY, "tune-decay-1"])
+    assert [row[-1] for row in rows] == ["", "", "", "", "", ""]  # 1.7 may fall further
+    tuned.append(Point(80, 45, 1.75))
+    _, *rows = curve_table(curves, [CE_ONLY, "tune-decay-1"])
+    assert [row[-1] for row in rows] == ["", "", "", "", "", "-5.9", ""]
+    assert rows[3][-2:] == ["-10.5", ""]  # at equal steps, 1.7 against 1.9
+
+
+def test_who_learns_from_its_own_past_is_not_alone():
+    assert ARMS["ce-longer"].alone and ARMS["tune-decay-1"].alone
+    for name in ("born-again", "ema", "mutual", "qwen-code"):
+        assert not ARMS[name].alone
 
 
 def test_curves_are_drawn(beds, tmp_path):

@@ -5,19 +5,18 @@ import pytest
 import yaml
 
 from align.errors import InputError
-from experiments.bench.quality import bed, disjoint
+from experiments.bench.quality import bed
 from experiments.bench.quality.arm import CE_ONLY
 from experiments.bench.quality.arms import chosen
 from experiments.bench.quality.bed import config_for
 from experiments.bench.quality.deciding import (
-    REAL_TEACHER,
+    foreseen,
     ordering_arms,
-    real_arms,
     selecting_arms,
 )
-from experiments.bench.quality.disjoint_arms import disjoint_arms
+from experiments.bench.quality.disjoint import bed as disjoint
+from experiments.bench.quality.disjoint.arms import disjoint_arms
 from experiments.bench.quality.train import Setup, config_of
-from experiments.config.packaged import config_path
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import resolve_phases
 
@@ -67,7 +66,7 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
     base.write_text(yaml.safe_dump(config_for(tmp_path, DOMAINS, DOMAINS, "disjoint")))
     setup = Setup(base, tmp_path, 8)
     (plain,) = (arm for arm in disjoint_arms(DOMAINS) if arm.name == "prequential")
-    for arm in arms_of(DOMAINS):
+    for arm in arms_of(DOMAINS, foreseen(DOMAINS)):
         assert arm.settings[:-1] == plain.settings and arm.teachers == plain.teachers
         config = config_of(setup, arm, 0)
         (phase,) = resolve_phases(config, presets_of(load_registry(config)))
@@ -75,21 +74,6 @@ def test_deciding_arms_differ_from_prequential_weights_in_one_setting(
         assert bool(select) != (curriculum != "none")
     (last,) = select.values() if select else [curriculum]
     assert last["use"] == use
-
-
-def test_real_arms_are_one_teachers_pupils_and_ask_the_same_questions(tmp_path):
-    setup = Setup(config_path("real"), tmp_path, 60)
-    groups = real_arms()
-    baseline, plain, *_ = groups["real"]
-    assert config_of(setup, baseline, 0).teachers == {}
-    assert not setup.unknown(plain) and plain.stored
-    for group, like in (("selected", selecting_arms), ("ordered", ordering_arms)):
-        assert [a.name for a in groups[group]] == [a.name for a in like(DOMAINS)]
-        for arm in groups[group]:
-            assert arm.settings[:-1] == plain.settings
-            config = config_of(setup, arm, 0)
-            assert list(config.teachers) == [REAL_TEACHER]
-            assert config.output.projected_kl == 1
 
 
 def test_a_bed_that_was_made_is_found_again(tmp_path, monkeypatch):

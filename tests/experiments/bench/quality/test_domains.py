@@ -3,7 +3,7 @@ import re
 import pytest
 
 from align.errors import MissingFileError
-from experiments.bench.quality import domains as of
+from experiments.bench.quality.disjoint import domains as of
 
 
 def test_held_out_documents_come_first_and_the_teacher_has_the_rest():

@@ -22,7 +22,7 @@ from experiments.bench.quality.bed import (
     recipe_of,
     save,
 )
-from experiments.bench.quality.domains import texts_of
+from experiments.bench.quality.disjoint.domains import texts_of
 from experiments.record.history import write_json
 from teacher.zoo.recipes import ZooModel
 
@@ -47,7 +47,8 @@ def prepare(
 
     Args:
         folder: of all beds of this kind; each set of texts has one of its own in it.
-        given: texts by domain, see :func:`experiments.bench.quality.domains.texts_of`.
+        given: texts by domain, see
+            :func:`experiments.bench.quality.disjoint.domains.texts_of`.
         domains: those that take part; none: all there are.
         teacher_steps: optimiser steps of every teacher.
 

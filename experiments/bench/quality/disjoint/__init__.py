@@ -1,0 +1,1 @@
+"""A testbed in which every domain has a teacher, and none knows two."""

@@ -1,0 +1,80 @@
+"""Arms of pretrained teachers: each alone, and several together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from experiments.bench.quality.arm import CE_ONLY, Arm
+from experiments.bench.quality.deciding import ordering_arms, selecting_arms
+from experiments.bench.quality.disjoint.arms import FORESEEN, NO_KV
+from experiments.bench.quality.real.bed import GEMMA, MINILM, SMOLLM2
+
+DECAYS = (0.1, 0.3, 1.0)
+"""Weight decays beside a run's own, of the baseline and of the best pupils."""
+RESCORE = 30
+"""Steps between two scorings of a curriculum; a pretrained teacher is dear to ask."""
+_PLAIN = (
+    "baselines.ce_only=false",
+    "baselines.single_teachers=none",
+    "samples.prompts=0",
+)
+_PHASE = "real_multi"
+_NO_OUTPUTS = ("phase.all.output.projected_kl=0",)
+
+
+def real_arms() -> dict[str, tuple[Arm, ...]]:
+    """By group: who teaches, how the baseline was tuned, selectors and curricula."""
+    alone = _pupil(SMOLLM2, "all places, an even order", SMOLLM2)
+    teachers, settings = (SMOLLM2,), alone.settings
+    return {
+        "real": (_alone(CE_ONLY, "the baseline"), alone, *_taught()),
+        "tuned": tuple(_tuned()),
+        "selected": selecting_arms(teachers, settings, _PHASE),
+        "ordered": ordering_arms(teachers, settings, _PHASE, RESCORE),
+    }
+
+
+def _alone(name: str, asks: str, *settings: str) -> Arm:
+    return Arm(name, asks, settings=(*_PLAIN, *settings), teachers=())
+
+
+def _pupil(name: str, asks: str, *teachers: str, settings: tuple[str, ...] = ()) -> Arm:
+    kinds = "kinds: [decoder, encoder]"
+    part = f"phase.{_PHASE}.teachers={{min: {len(teachers)}, {kinds}}}"
+    return Arm(
+        name,
+        asks,
+        settings=(*_PLAIN, part, *settings),
+        teachers=teachers,
+        phases=(_PHASE,),
+    )
+
+
+def _taught() -> Iterator[Arm]:
+    yield _pupil(
+        MINILM,
+        "an encoder alone, its keys and values",
+        MINILM,
+        settings=_NO_OUTPUTS,  # it has none
+    )
+    yield _pupil(GEMMA, "another decoder alone", GEMMA)
+    yield _pupil("both", "SmolLM2 and the encoder", SMOLLM2, MINILM)
+    pair = (SMOLLM2, GEMMA)
+    yield _pupil("pair", "both decoders, equal weights", *pair)
+    yield _pupil("three", "all three, equal weights", *pair, MINILM)
+    for name in pair:
+        yield _pupil(f"{name}-out", "its outputs alone", name, settings=NO_KV)
+    yield _pupil("pair-out", "both decoders' outputs alone", *pair, settings=NO_KV)
+    yield _pupil(
+        "pair-prequential",
+        "the same, weighed by what each foresaw of the text so far",
+        *pair,
+        settings=(*NO_KV, FORESEEN.replace(".all.", f".{_PHASE}.")),
+    )
+
+
+def _tuned() -> Iterator[Arm]:
+    for decay in DECAYS:
+        settings = (f"train.weight_decay={decay:g}",)
+        asks = f"the baseline under a weight decay of {decay:g}"
+        yield _alone(f"ce-decay-{decay:g}", asks, *settings)
