@@ -55,18 +55,28 @@ if [[ -n ${LOWEST:-} ]]; then
 fi
 
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
+# pip compiles on one core what it has installed, which takes nearly as long as all else:
+# here all cores do, torch's part while pip fetches the rest. Some packages carry files
+# that are no Python of this version, which stay as they are.
+packages=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+compile() {
+  "$VENV/bin/python" -m compileall -q -j 0 "$1" >/dev/null 2>&1 || true
+}
 # torch first and alone: its pinned release decides which build everything else
 # meets, and the editable build below can then do without an environment of its own.
 say "mtkd: installing torch (the largest part)"
-"${pip[@]}" install -c "$constraints" torch 'setuptools>=77' wheel || {
+"${pip[@]}" install --no-compile -c "$constraints" torch 'setuptools>=77' wheel || {
   explain_failed_install torch
   exit 1
 }
+compile "$packages/torch" &
 say "mtkd: installing mtkd and what it needs"
-"${pip[@]}" install -c "$constraints" --no-build-isolation -e '.[dev]' || {
+"${pip[@]}" install --no-compile -c "$constraints" --no-build-isolation -e '.[dev]' || {
   explain_failed_install mtkd
   exit 1
 }
+wait
+compile "$packages"
 "$VENV/bin/python" -c 'import torch, transformers, deepspeed' >/dev/null 2>&1 || {
   say "mtkd: installed, but torch, transformers or deepspeed does not import:"
   "$VENV/bin/python" -c 'import torch, transformers, deepspeed' || exit 1

@@ -191,6 +191,11 @@ class Counts:
     terms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of every term that counts."""
 
+    @property
+    def empty(self) -> list[str]:
+        """Terms that have nothing to compare here."""
+        return [name for name, numbers in self.terms.items() if not any(numbers)]
+
     def flat(self) -> list[float]:
         """All numbers in a row."""
         return [

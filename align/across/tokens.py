@@ -14,6 +14,9 @@ from align.tokens.batch import TokenBatch
 
 Aligner = Callable[[TokenBatch, TokenBatch], Alignment]
 
+SINKS = 1
+"""Leading tokens of a source that no mean of a sentence takes in."""
+
 
 def are_beside(texts: Sequence[str]) -> bool:
     """Whether texts are translations beside their sources.
@@ -56,7 +59,8 @@ def across(student: TokenBatch, teacher: TokenBatch) -> Alignment:
     By words a student token is fed by the teacher's tokens of all words that are linked
     with a word it holds some of, each by its characters of them; one without a link
     gets nothing. By sentence every token of text is fed by all tokens of the source
-    that hold text, alike: by their mean.
+    that hold text, alike: by their mean, behind the source's first token, since
+    attention gathers there (``loss.skip_sinks``) and what it feeds is not compared.
 
     Args:
         student: (B, T_s) tokens of B translations.
@@ -72,7 +76,9 @@ def across(student: TokenBatch, teacher: TokenBatch) -> Alignment:
     for row, text in enumerate(student.texts):
         assert isinstance(text, Beside)
         if text.links is None:
-            left, right = ours[row][:, None].float(), theirs[row][:, None].float()
+            behind = theirs[row].clone()
+            behind[:SINKS] = False
+            left, right = ours[row][:, None].float(), behind[:, None].float()
         else:
             links = torch.tensor(text.links, dtype=torch.int64).reshape(-1, 4)
             held = _shared(student.spans[row].cpu(), links[:, :2]) * ours[row][:, None]

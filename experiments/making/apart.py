@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from align.across.tokens import SINKS
 from align.schedules import is_on
 from align.views import ATTENTION, HEADS, KEYS_VALUES, OUTPUTS, STATES
 from experiments.assemble.needs import (
@@ -118,6 +119,12 @@ def _of_terms(config: Config, phase: PhaseConfig, registry: Registry) -> Iterato
             )
         if not sentences or not needs & {KEYS_VALUES, *STATES}:
             continue
+        if phase.loss.skip_sinks > SINKS:
+            yield (
+                f"phase.{phase.name}.loss.skip_sinks is {phase.loss.skip_sinks}, and "
+                f"the mean of a source leaves out {SINKS}, so that no token would be "
+                f"compared; give data.pairs.NAME.links, or {SINKS}"
+            )
         pool = int(chosen[name].options.get("pool", 1))
         if pool < config.data.max_length:
             yield (

@@ -26,6 +26,9 @@ SETTLING = 0.1
 """Share of a phase in which a rank may fall unwarned: that of untrained weights is
 high, being noise, and gives way as the student learns."""
 
+EMPTY_LINES = 3
+"""Lines of a phase in a row after which a term that compared nothing is told."""
+
 Line = dict[str, Any]
 
 
@@ -51,6 +54,8 @@ class Alarms:
     _first_length: float | None = None
     """Of the phase's first buffer, mean tokens of a text."""
     _coverage: dict[str, list[float]] = field(default_factory=dict)
+    _empty: dict[str, int] = field(default_factory=dict)
+    """Of terms, lines in a row at which they compared nothing."""
 
     def see(self, line: Line) -> list[Line]:
         """Take one metric line; give back what is to be written.
@@ -70,7 +75,7 @@ class Alarms:
         elif kind == "routing":
             raised = self._routing(line)
         elif kind == "train":
-            raised = self._uncovered(line.get("coverage", {}))
+            raised = self._uncovered(line.get("coverage", {})) | self._idle(line)
         elif kind == "event":
             raised = self._not_finite(line)
         elif kind == "written":
@@ -88,6 +93,7 @@ class Alarms:
                 self._not_finite(line)
             elif line.get("kind") == "train":
                 self._uncovered(line.get("coverage", {}))
+                self._idle(line)
             elif line.get("kind") == "health":
                 self._settle(line)
             elif line.get("kind") == "written":
@@ -216,6 +222,20 @@ class Alarms:
             )
             for name, share in coverage.items()
             if share < self.min_coverage
+        }
+
+    def _idle(self, line: Line) -> dict[str, str]:
+        """Judge terms that find no place at all, whose loss is 0 and looks learned."""
+        empty = line.get("empty", ())
+        self._empty = {name: self._empty.get(name, 0) + 1 for name in empty}
+        return {
+            f"empty {name}": (
+                f"term {name!r} has found nothing to compare in {lines} lines, and "
+                "teaches nothing: no token counts that a teacher reaches, that is no "
+                "attention sink (loss.skip_sinks) and that loss.select leaves"
+            )
+            for name, lines in self._empty.items()
+            if lines >= EMPTY_LINES
         }
 
     def _not_finite(self, line: Line) -> dict[str, str]:

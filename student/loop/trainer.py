@@ -218,6 +218,7 @@ class _Loop:
         made: dict[str, float] = {}
         trouble: list[Trouble] = []
         samples: list[str] = []
+        empty: list[str] = []
         applied = True
         with self._watch.listening():
             passes = shared(
@@ -239,6 +240,7 @@ class _Loop:
                 for name, seconds in train_batch.seconds.items():
                     made[name] = made.get(name, 0.0) + seconds
                 samples += [sample.id for sample in train_batch.samples]
+                empty = share.learned.empty
                 self._tokens += int(train_batch.batch.mask.sum())
                 self._asking.note(train_batch.readings, train_batch.asking)
                 self._count_routing(results[-1], train_batch)
@@ -253,7 +255,7 @@ class _Loop:
         if self._bad.note(step + 1, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
-            self._log(results, step, rates, made)
+            self._log(results, step, rates | ({"empty": empty} if empty else {}), made)
 
     def _passes(
         self, step: int, train_batches: Iterator[TrainBatch]
@@ -328,7 +330,7 @@ class _Loop:
         self,
         results: Sequence[StepResult],
         step: int,
-        rates: dict[str, float],
+        more: dict[str, Any],
         made: dict[str, float],
     ) -> None:
         names = list(results[0].terms)
@@ -339,7 +341,7 @@ class _Loop:
             "step": step + 1,
             "loss": loss,
             "terms": dict(zip(names, terms, strict=True)),
-            **rates,
+            **more,
             "grad_norm": self._prepared.gradient_norm,
             **self._speed(tokens, made),
         }

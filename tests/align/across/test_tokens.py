@@ -1,16 +1,18 @@
 """Tokens of a translation, fed by those of its source."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from align.across.links import links_of_line, word_spans
-from align.across.tokens import across, aligned, are_beside
+from align.across.tokens import SINKS, across, aligned, are_beside
 from align.text.fragment import ends
 from align.text.prompted import Beside, Prompted, read_by_teachers
 from align.tokens.batch import TokenBatch
 from align.tokens.cut import piece_of
+from student.attention_sinks import without_sinks
 
 SOURCE, TARGET = "the old dog", "alter Hund"
 LINKS = links_of_line("1-0 0-1 2-1", SOURCE, TARGET, "x, line 1")
@@ -51,6 +53,18 @@ def test_by_sentence_every_token_is_fed_by_the_mean_of_all():
     weights = aligned(None, batch(text, OURS), batch(SOURCE, THEIRS)).dense()[0]
     assert weights[0].tolist() == [0, 0, 0, 0, 0]
     assert weights[1:].tolist() == [[0, 0.25, 0.25, 0.25, 0.25]] * 3
+
+
+def test_by_sentence_a_first_word_where_attention_gathers_feeds_nobody():
+    """Else a teacher without a token of beginning would be compared nowhere."""
+    ours, theirs = batch(Beside(TARGET, SOURCE), OURS), batch(SOURCE, THEIRS[1:])
+    alignment = across(ours, theirs)
+    expected = torch.tensor([[0, 1, 1, 1]] * 3) / 3
+    torch.testing.assert_close(alignment.dense()[0, 1:], expected)
+    view = SimpleNamespace(alignment=alignment, origin=None)
+    assert without_sinks(ours, [view], SINKS)[0, :, 0].tolist() == [False] + [True] * 3
+    alone = across(ours, batch(SOURCE, THEIRS[1:2]))
+    assert not alone.covered.any()
 
 
 def test_an_aligner_is_asked_about_texts_that_both_read_alone():

@@ -158,3 +158,34 @@ def test_words_are_linked_by_the_command(tmp_path, capsys):
     assert "5 pairs" in capsys.readouterr().out
     code, message = said(words, capsys)
     assert code == 2 and "is there already; give a new file" in message
+
+
+BY_SENTENCE = [
+    "data.pairs.en-de.links=null",
+    "loss.lambda_k=0",
+    "loss.lambda_v=0",
+    "loss.beta_cos=0",
+    "loss.terms={h: {use: match, site: hidden, projector: linear, distance: mse, "
+    "pool: 48}}",
+]
+
+
+def test_by_sentence_no_more_than_the_first_token_can_be_left_out(
+    tmp_path, tiny_llama, capsys
+):
+    path = config(tmp_path, tiny_llama, tiny_llama)
+    arguments = ["train", str(path), "--check", *BY_SENTENCE]
+    code, message = said([*arguments, "loss.skip_sinks=2"], capsys)
+    assert code == 2 and "phase.single.loss.skip_sinks is 2, and the mean" in message
+
+
+@pytest.mark.slow
+def test_by_sentence_a_teacher_without_a_token_of_beginning_teaches(
+    tmp_path, tiny_llama, tiny_zoo
+):
+    path = config(tmp_path, tiny_llama, tiny_zoo["gpt2-prose"])
+    assert main(["train", str(path), *BY_SENTENCE]) == 0
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = [row for row in map(json.loads, rows) if row["kind"] == "train"]
+    assert lines and all(line["terms"]["h"] > 0 for line in lines)
+    assert not any("empty" in line for line in lines)

@@ -125,6 +125,20 @@ def test_coverage_is_judged_by_its_mean_over_the_phase(watch):
     assert "align.min_coverage is 50%" in shown[0]
 
 
+def test_a_term_that_compares_nothing_for_three_lines_is_told(watch):
+    alarms, shown = watch()
+
+    def train(step, *empty):
+        return {"kind": "train", "step": step, **({"empty": [*empty]} if empty else {})}
+
+    for step, empty in enumerate((["h"], ["h"], [], ["h", "kv_k"], ["h"]), 1):
+        assert names(alarms.see(train(step, *empty))) == []
+    assert names(alarms.see(train(6, "h", "kv_k"))) == ["empty h"]
+    assert "term 'h' has found nothing to compare in 3 lines" in shown[0]
+    assert names(alarms.see(train(7, "h", "kv_k"))) == []
+    assert names(alarms.see(train(8, "kv_k"))) == ["empty kv_k"]
+
+
 def test_low_coverage_is_known_before_the_first_step(watch):
     alarms, shown = watch()
     (event,) = alarms.covers({"a": 0.2})
