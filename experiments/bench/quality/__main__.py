@@ -110,7 +110,11 @@ def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
     stores = options.out / f"{name}-teachers"
     return [
         Setup(
-            base, options.out / f"{name}-{length}", length, tuple(options.set), stores
+            base,
+            options.out / f"{name}-{length}",
+            length,
+            tuple(options.set),
+            stores=stores,
         )
         for length in options.steps or [SIZES[options.size][1]]
     ]

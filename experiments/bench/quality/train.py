@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Setup:
     """Optimiser steps of an arm."""
     more: tuple[str, ...] = ()
     """The user's settings, over those of the arms."""
+    _: KW_ONLY
     stores: Path | None = None
     """Where stores are kept, if not in the folder: arms of other lengths read them."""
 

@@ -41,7 +41,7 @@ def test_more_texts_than_there_are_are_refused(tmp_path):
 
 def test_arms_resolve_and_read_what_teachers_say_from_one_store(base, tmp_path):
     groups = real_arms()
-    setup = Setup(base, tmp_path / "60", 60, (), tmp_path / "teachers")
+    setup = Setup(base, tmp_path / "60", 60, stores=tmp_path / "teachers")
     for arm in (*groups["real"], *groups["tuned"]):
         assert not setup.unknown(arm)
         config = config_of(setup, arm, 0)
