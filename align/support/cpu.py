@@ -7,8 +7,12 @@ used: the process dies of SIGILL in its first bf16 product, without a message.
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
+import time
+import warnings
 from functools import lru_cache
 
 import torch
@@ -19,6 +23,8 @@ WITHOUT_AMX = "AVX512_CORE_FP16"
 """The most that oneDNN offers below AMX; it still uses what the CPU has."""
 
 _PRODUCT = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); a @ a"
+_PATIENCE = 20.0
+"""Seconds given to a copy of this process, whose product takes milliseconds."""
 
 
 @lru_cache(maxsize=1)
@@ -33,11 +39,57 @@ def avoid_broken_amx() -> bool:
     """
     if ISA in os.environ or torch.cuda.is_available() or not _reports_amx():
         return False
-    tried = subprocess.run([sys.executable, "-c", _PRODUCT], capture_output=True)
-    if tried.returncode >= 0:  # a signal ends a process with a negative code
+    code = _in_copy()
+    if code is None:
+        tried = subprocess.run([sys.executable, "-c", _PRODUCT], capture_output=True)
+        code = tried.returncode
+    if code >= 0:  # a signal ends a process with a negative code
         return False
     os.environ[ISA] = WITHOUT_AMX
     return True
+
+
+def _in_copy() -> int | None:
+    """How a forked copy of this process ends that tries a product of bf16.
+
+    A fresh interpreter would import torch for it, seconds of the processor.
+
+    Returns:
+        Its exit code, negative for a signal; None where nothing was learned: no fork
+        here, or the copy was stuck at a lock that a thread held.
+    """
+    if not hasattr(os, "fork"):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, from 3.12 on
+        child = os.fork()
+    if not child:
+        _try_and_end()
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code <= 0 else None
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _try_and_end() -> None:
+    """In the copy: nothing of the parent's runs as it ends, nothing is printed."""
+    code = 1
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for number in (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS):
+            signal.signal(number, signal.SIG_DFL)  # faulthandler would print a trace
+        torch.set_num_threads(1)  # the parent's threads were not copied
+        product = torch.ones(64, 64, dtype=torch.bfloat16)
+        product @ product
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def bf16_pays() -> bool:

@@ -1,8 +1,11 @@
 import os
+import signal
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from align.support import cpu
 
@@ -21,6 +24,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(subprocess, "run", run)
         return trials
 
+    monkeypatch.setattr(cpu, "_in_copy", lambda: None)
     monkeypatch.delenv(cpu.ISA, raising=False)
     monkeypatch.setattr(cpu, "_reports_amx", lambda: True)
     monkeypatch.setattr(cpu.torch.cuda, "is_available", lambda: False)
@@ -44,6 +48,37 @@ def test_amx_that_works_or_was_not_reached_is_left_alone(machine, code):
     assert len(trials) == 1
     assert cpu.bf16_pays()
     assert cpu.ISA not in os.environ
+
+
+@pytest.mark.parametrize("code", [0, -4])
+def test_what_a_copy_of_this_process_shows_needs_no_other(machine, monkeypatch, code):
+    trials = machine(0)
+    monkeypatch.setattr(cpu, "_in_copy", lambda: code)
+    assert cpu.avoid_broken_amx() == (code < 0)
+    assert not trials
+    os.environ.pop(cpu.ISA, None)
+
+
+def end_by(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (lambda _: None, 0),  # its product is tried in earnest
+        (lambda _: end_by(signal.SIGILL), -signal.SIGILL),
+        (lambda _: 1 / 0, None),
+        (lambda _: time.sleep(60), None),
+    ],
+    ids=["works", "dies", "fails", "is stuck"],
+)
+def test_a_copy_tells_how_it_ended_and_prints_nothing(monkeypatch, capfd, act, code):
+    monkeypatch.setattr(cpu, "_PATIENCE", 0.1 if code is None else 20.0)
+    monkeypatch.setattr(torch, "set_num_threads", act)
+    assert cpu._in_copy() == code
+    monkeypatch.undo()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_the_user_allows_stands(machine, monkeypatch):
