@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from align.support.cpu import avoid_broken_amx
 from tests.processor_time import ProcessorTime
+from tests.root_logs import catch_at_root
 from tests.warm import Nursery, nursery
 
 for device in (torch.cuda, torch.xpu):
@@ -62,6 +63,7 @@ def leave_libraries_out() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ProcessorTime())
+    catch_at_root()
 
 
 def pytest_collection_finish() -> None:

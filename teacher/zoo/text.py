@@ -11,6 +11,7 @@ import ast
 import gc
 import hashlib
 import json
+import os
 import sys
 import sysconfig
 import threading
@@ -238,12 +239,21 @@ def _limit(documents: list[tuple[str, str]], split: str) -> list[tuple[str, str]
 
 def _sources() -> Iterator[tuple[str, Path]]:
     root = _library()
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        folders = set(relative.parts)
-        generated = relative.name.startswith("_sysconfigdata")
-        if not (folders & _NO_TEXT or generated or "config-" in relative.parts[0]):
-            yield relative.as_posix(), path
+    for parts in sorted(_modules(root, ())):
+        yield "/".join(parts), root.joinpath(*parts)
+
+
+def _modules(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Paths of modules below a folder; folders that are no text are not entered."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name, here = entry.name, (*parts, entry.name)
+            if name in _NO_TEXT or (not parts and "config-" in name):
+                continue
+            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
+                yield here
+            if entry.is_dir(follow_symlinks=False):
+                yield from _modules(folder / name, here)
 
 
 def _library() -> Path:
