@@ -39,7 +39,7 @@ class Untouched:
         self._most = None if whole else PROBED
         self._tensors = tensors_of(given)
         self._facts = [_facts(x) for _, x in self._tensors]
-        self._values = self._look()
+        self._values = {device: torch.cat(x) for device, x in self._look().items()}
         self._globals = _globals()
         self._seeds = _seeds()
 
@@ -50,10 +50,10 @@ class Untouched:
                 return f"writes to {name}, which it was given"
         for device, now in self._look().items():
             was = self._values[device]
-            if torch.equal(torch.cat(now), torch.cat(was)):
+            if torch.equal(torch.cat(now), was):
                 continue
             names = [name for name, x in self._tensors if x.device == device]
-            same = [torch.equal(a, b) for a, b in zip(now, was, strict=True)]
+            same = list(map(torch.equal, now, was.split([len(x) for x in now])))
             return f"writes to {names[same.index(False)]}, which it was given"
         for what, value in _globals().items():
             was_before = self._globals.get(what, value)
@@ -73,11 +73,14 @@ class Untouched:
             torch.set_num_threads(threads)
 
     def _look(self) -> dict[torch.device, list[Tensor]]:
-        """Bytes of some values of every tensor, by device: NaN equals itself."""
+        """Bytes of some values of every tensor, by device: NaN equals itself.
+
+        They may be the tensors' own; joining them copies.
+        """
         tensors: dict[torch.device, list[Tensor]] = {}
         for _, x in self._tensors:
             probe = _probe(x.detach(), self._most).reshape(-1)
-            tensors.setdefault(x.device, []).append(probe.view(torch.uint8).clone())
+            tensors.setdefault(x.device, []).append(probe.view(torch.uint8))
         return tensors
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.causality import check_causal
 from align.time_align import Alignment
@@ -136,17 +138,22 @@ class _Subject:
     def often(self) -> str:
         made: Any = self.factory()
         batches = [(self.student, self.teacher), *long_batches()]
-        first: dict[int, torch.Tensor] = {}
+        first: dict[int, tuple[Alignment, bool]] = {}
         for call in range(CALLS):
             which = call % len(batches)
             s, t = batches[which]
             before = Untouched({"student": s, "teacher": t}, whole=True)
-            alignment = made(s, t)
-            wrong = alignment_problem(alignment, s, t) or before.problem()
-            if not wrong and made.causal:
+            alignment, causal = made(s, t), bool(made.causal)
+            changed = before.problem()
+            known, was_causal = first.get(which, (None, False))
+            if not changed and causal == was_causal and _same(alignment, known):
+                continue  # as good as it was then
+            wrong = alignment_problem(alignment, s, t) or changed
+            if not wrong and causal:
                 check_causal(alignment, s, t)
-            dense = torch.zeros(0) if wrong else alignment.dense()
-            if not wrong and not torch.equal(first.setdefault(which, dense), dense):
+            if not wrong and known is None:
+                first[which] = deepcopy(alignment), causal  # which nobody writes to
+            elif not wrong and not torch.equal(alignment.dense(), known.dense()):
                 wrong = "returns another answer to the same tokens"
             if wrong:
                 longest = max(map(len, s.texts))
@@ -168,6 +175,24 @@ _PROMISES: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
     ("aligns each text by itself", _Subject.alone),
     ("aligns each text whatever came before", _Subject.others),
 )
+
+
+def _same(alignment: Any, known: Alignment | None) -> bool:
+    """Whether an answer is that alignment, pair for pair and bit for bit."""
+    if known is None or type(alignment) is not Alignment:
+        return False
+    pairs = (_tensors(x) for x in (alignment, known))
+    return alignment.shape == known.shape and all(map(_equal, *pairs))
+
+
+def _tensors(alignment: Alignment) -> tuple[Any, ...]:
+    return alignment.rows, alignment.cols, alignment.weights, alignment.shared
+
+
+def _equal(x: Any, y: Tensor | None) -> bool:
+    if not isinstance(x, Tensor) or y is None:
+        return x is y
+    return x.dtype == y.dtype and x.device == y.device and torch.equal(x, y)
 
 
 def token_batch(
