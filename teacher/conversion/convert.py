@@ -24,6 +24,7 @@ from align.support.cache_folder import made_folder
 from align.support.digest import sha256_of
 from align.support.quiet import quiet_libraries
 from teacher.conversion.gguf_header import check_gguf
+from teacher.conversion.gguf_reading import read_once
 from teacher.conversion.splitting import splitting_of, without_first_blank
 from teacher.packages.manifest import Manifest, write_manifest
 
@@ -118,19 +119,26 @@ def from_gguf(path: Path, folder: Path, with_tokenizer: bool = True) -> None:
             transformers, or the tokenizer splits text in a way that is not known.
     """
     extras.gguf(f"converting {path.name}")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    vocabulary = _vocabulary(path) if with_tokenizer else None
-    with _named(path):
-        if vocabulary is not None:
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            if vocabulary.split is not None:
-                tokenizer.backend_tokenizer.pre_tokenizer = vocabulary.split
-            _as_the_file_says(tokenizer, vocabulary).save_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, **_dequantised()
-        )
-        model.save_pretrained(folder)
+    with read_once(path):
+        vocabulary = _vocabulary(path) if with_tokenizer else None
+        with _named(path):
+            if vocabulary is not None:
+                _take_tokenizer(path, vocabulary, folder)
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, **_dequantised()
+            )
+            model.save_pretrained(folder)
+
+
+def _take_tokenizer(path: Path, vocabulary: _Vocabulary, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if vocabulary.split is not None:
+        tokenizer.backend_tokenizer.pre_tokenizer = vocabulary.split
+    _as_the_file_says(tokenizer, vocabulary).save_pretrained(folder)
 
 
 def _dequantised() -> dict[str, Any]:
