@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from tests.processor_time import servers
+
 ROOT = Path(__file__).parents[1]
 _EACH = """
 import gc
@@ -81,6 +83,7 @@ def _server() -> tuple[IO[str], IO[str]]:
         text=True,
     )
     assert server.stdin and server.stdout
+    servers.add(server.pid)
     atexit.register(server.kill)
     return server.stdin, server.stdout
 

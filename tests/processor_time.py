@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,27 @@ WORTH_A_LIST = 30.0
 """Seconds of a session from which on its dearest tests are named."""
 
 
+servers: set[int] = set()
+"""Processes that live longer than a test and start others for tests; in whose time they
+are, whoever needs them. Whoever has waited for one takes it out: the kernel then counts
+it among the children that have ended."""
+
+
 def taken() -> float:
-    """Processor seconds of this process and of its children that have ended."""
+    """Processor seconds of this process, of its children that have ended, and of
+    :data:`servers` with theirs."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    ended = times.user + times.system + times.children_user + times.children_system
+    return ended + sum(map(_taken_by, servers))
+
+
+def _taken_by(process: int) -> float:
+    try:
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # no such process, or no Linux
+        return 0.0
+    # utime, stime, cutime and cstime of proc_pid_stat(5), whose state is the third
+    return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 class ProcessorTime:
