@@ -2,8 +2,8 @@
 
 A fresh interpreter spends seconds of the processor on torch and what belongs to it.
 Where a test is not about the start, its processes are forked off one that has imported
-all that and done nothing else: it ran no model, set no handler, met no other process.
-They draw no pictures.
+all that, read the tiny models and their texts, and done nothing else: it ran no model,
+set no handler, met no other process. They draw no pictures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.processor_time import servers
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,6 +80,7 @@ class Nursery:
             cwd=ROOT,
             env=_environment({}),
         )
+        servers.add(self._process.pid)
 
     def start(
         self,
@@ -109,6 +112,7 @@ class Nursery:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
+        servers.remove(self._process.pid)
 
 
 @contextmanager
@@ -134,14 +138,17 @@ def _serve(models: Path) -> None:
     os.dup2(2, 1)  # libraries print as they are imported
 
     from experiments.bench.faults.two_ranks import import_all
-    from experiments.report import alignment, figures
-    from experiments.report.layout import html
+    from teacher.loading.models import load_model
+    from teacher.zoo import zoo_samples
+    from tests.experiments.undrawn import draw_nothing
+    from tests.read_once import weights_read_once
 
+    reading = weights_read_once(models)
+    reading.__enter__()  # for as long as it lives; its children copy what it has read
     import_all(models)
-    # As in tests/experiments/conftest.py: most of what a short run takes.
-    figures.draw_run = lambda run, folder=None: []
-    alignment.draw_what_meets = lambda run: None
-    html.html = lambda document, folder: "<!doctype html>\n"
+    load_model(str(models / "student"), role="student")
+    zoo_samples("prose", "student")  # half a second for whoever is the first
+    draw_nothing()
     gc.collect()
     gc.freeze()  # or each child copies a million objects as it looks for garbage
     actions = {"start": _start, "poll": _poll}

@@ -1,6 +1,5 @@
 """Fixtures for the experiments package."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from experiments.config.phase_choice import PHASES, SINGLE_PHASE
 from experiments.record.run_dir import RunDir, read_run
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
+from tests.read_once import weights_read_once
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
 
@@ -56,22 +56,8 @@ def few_texts_for_errors() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def weights_of_the_zoo_read_once(tiny_zoo: dict[str, Path]) -> Iterator[None]:
-    """What a run loads of the zoo, which nobody changes, is read by the first and
-    copied for the others: a small run reads its models six times, a fifth of it all."""
-    from teacher.loading import models
-
-    read, kept = models._load_weights, dict[str, Any]()
-
-    def load(name: str, source: str, kind: str, options: dict[str, Any]) -> Any:
-        if Path(source).parent != tiny_zoo["student"].parent:
-            return read(name, source, kind, options)
-        key = repr((source, kind, sorted(options.items())))
-        if key not in kept:
-            kept[key] = read(name, source, kind, options)
-        return copy.deepcopy(kept[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_load_weights", load)
+    """What a run loads of the zoo, which nobody changes."""
+    with weights_read_once(tiny_zoo["student"].parent):
         yield
 
 

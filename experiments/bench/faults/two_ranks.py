@@ -122,6 +122,8 @@ def import_all(models: Path) -> None:
 
     for module in IMPORTED:
         importlib.import_module(module)
+    # DeepSpeed looks with a compiler for what it can build when first asked
+    _ = sys.modules["deepspeed"].ops.__compatible_ops__
     for name in ("student", *TEACHERS):
         load_model(str(models / name))
 
