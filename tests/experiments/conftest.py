@@ -10,6 +10,7 @@ import yaml
 
 from experiments.config.phase_choice import PHASES, SINGLE_PHASE
 from experiments.record.run_dir import RunDir, read_run
+from tests.experiments.launched import Launched, launched
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 from tests.read_once import weights_read_once
 
@@ -59,6 +60,15 @@ def weights_of_the_zoo_read_once(tiny_zoo: dict[str, Path]) -> Iterator[None]:
     """What a run loads of the zoo, which nobody changes."""
     with weights_read_once(tiny_zoo["student"].parent):
         yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    tiny_zoo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Launched:
+    """A run of two processes, started as users do, to its end; for slow tests."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return launched(folder, tiny_zoo["student"].parent)
 
 
 @pytest.fixture(scope="session")

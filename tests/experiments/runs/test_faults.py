@@ -5,129 +5,143 @@ which tests hold the others.
 """
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-import yaml
 
 from experiments.bench.faults import two_ranks as two
 from experiments.bench.faults.inject import Fault
+from tests.experiments.launched import PHASES, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-PHASES = ["dual", "routing"]
-STEPS = 3
+FAULTS = {
+    "1: all processes, inside a save": (
+        "kill@write:rank=0:at=2",
+        "kill@write:rank=1:at=2",
+    ),
+    "2: one process, inside a step": ("kill@collective:rank=1:at=5",),
+    "4: killed while a slow save goes on": ("kill@marker:rank=0:at=2",),
+    "6: no room for one process's share": ("full@write:rank=1:at=2",),
+    "15: inside an export": ("kill@export:rank=0:at=1",),
+}
+"""In this order they strike one run, the last of them as its first phase ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Struck:
+    """How a run was after a launch."""
+
+    code: int
+    log: str
+    """What this launch said."""
+    finished: bool
+    saved: tuple[int, int]
+    """The newest checkpoint: number of the phase, and step."""
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_zoo, tmp_path_factory):
-    """The folder of a run that nobody disturbed, started as users do."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = write(folder, tiny_zoo)
-    process = two.launch(config, log=folder / "log.txt")
-    assert process.wait() == 0, said(folder)
-    return folder / "run"
+def struck(tiny_zoo, tmp_path_factory, warm):
+    """A run that one fault after another strikes, the same command again each time, and
+    that is left alone at last: its folder, and launch by launch what became of it.
+
+    Each has gone on for a step at least, and saved it, before the next fault: what a
+    fault spoils is in what is trained from there on.
+    """
+    folder = tmp_path_factory.mktemp("struck")
+    config = write_config(folder, tiny_zoo["student"].parent)
+    launches = {}
+    for name, faults in {**FAULTS, "end": ()}.items():
+        log = folder / f"log {len(launches)}.txt"
+        code = ended(warm, config, log, *faults)
+        launches[name] = Struck(
+            code=code,
+            log=log.read_text(errors="replace"),
+            finished=two.finished(folder / "run"),
+            saved=saved(folder / "run"),
+        )
+    return folder / "run", launches
 
 
-def write(folder, zoo):
-    models = zoo["student"].parent
-    config = two.write_config(folder, models, PHASES, STEPS, grad_accum=2)
-    settings = yaml.safe_load(config.read_text())
-    settings["samples"] = {"prompts": 0}  # what it writes is not what is lost here
-    config.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return config
+def ended(warm, config, log, *faults):
+    """The exit code of a launch, once every process has gone.
 
-
-def said_all(folder):
-    return (folder / "log.txt").read_text(errors="replace")
-
-
-def said(folder):
-    return said_all(folder)[-4000:]
-
-
-@pytest.fixture
-def job(tiny_zoo, tmp_path, warm):
-    """Start the run with faults; returns the exit code once every process has gone."""
-    config = write(tmp_path, tiny_zoo)
-
-    def start(*faults):
-        process = led(warm, config, *faults)
-        code = process.wait(timeout=1200)
-        two.bury(tmp_path, leader=process.pid)
-        return code
-
-    return start
-
-
-def led(warm, config, *faults):
-    """A launcher whose processes are forked off it, as it is off another."""
-    return warm.start(
+    Its launcher's processes are forked off it, as it is off another.
+    """
+    process = warm.start(
         "experiments.bench.faults.two_ranks:lead",
         *(*faults, "train", str(config)),
-        log=config.parent / "log.txt",
+        log=log,
         environ=two.marks(config),
     )
+    code = process.wait(timeout=1200)
+    two.bury(config.parent, leader=process.pid)
+    return code
 
 
-def assert_nothing_lost(run, expected):
+def saved(run):
+    every = [(0, 0)]
+    for folder in run.glob("phases/*.checkpoint/step-*"):
+        phase, step = folder.parent.name.partition("-")[0], folder.name[5:]
+        if step.isdigit():
+            every.append((int(phase), int(step)))
+    return max(every)
+
+
+def assert_nothing_lost(run, undisturbed):
     assert two.finished(run)
-    assert two.weights(run) == two.weights(expected)
-    assert two.metrics(run) == two.metrics(expected)
+    assert two.weights(run) == two.weights(undisturbed.run)
+    assert len(two.weights(run)) == len(PHASES) + 1
+    assert two.metrics(run) == two.metrics(undisturbed.run)
     assert not list(run.rglob("*.part")) and not list(run.rglob("*.checkpoint"))
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [
-        ["kill@write:rank=0:at=2", "kill@write:rank=1:at=2"],
-        ["kill@collective:rank=1:at=5"],
-        ["kill@marker:rank=0:at=2"],
-        ["kill@export:rank=0:at=1"],
-        ["full@write:rank=1:at=2"],
-    ],
-    ids=[
-        "1: all processes, inside a save",
-        "2: one process, inside a step",
-        "4: killed while a slow save goes on",
-        "15: inside an export",
-        "6: no room for one process's share",
-    ],
-)
-def test_a_killed_run_goes_on_to_the_same_end(job, undisturbed, tmp_path, faults):
-    assert job(*faults) != 0
-    assert f"fault: {Fault.parse(faults[0])}" in said_all(tmp_path)
-    assert not two.finished(tmp_path / "run")
-    assert job() == 0, said(tmp_path)
-    assert_nothing_lost(tmp_path / "run", undisturbed)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_killed_run_goes_on_to_the_same_end(struck, undisturbed, name):
+    run, launches = struck
+    launch = launches[name]
+    assert launch.code != 0
+    for fault in FAULTS[name][:1]:
+        assert f"fault: {Fault.parse(fault)}" in launch.log
+    assert not launch.finished
+    before = [(0, 0), *(each.saved for each in launches.values())]
+    assert before[list(launches).index(name)] < launch.saved
+    assert launches["end"].code == 0, launches["end"].log[-4000:]
+    assert_nothing_lost(run, undisturbed)
 
 
 def test_a_warning_amid_accumulation_waits_for_the_step_on_all_processes(
-    job, undisturbed, tmp_path
+    undisturbed, tiny_zoo, tmp_path, warm
 ):
     """Fault 3. One rank is warned, all of them save after the same step."""
-    assert job("term@teacher:rank=1:at=9") != 0
-    assert "stopped as asked" in said_all(tmp_path)
-    assert job() == 0, said(tmp_path)
+    config, log = write_config(tmp_path, tiny_zoo["student"].parent), tmp_path / "log"
+    assert ended(warm, config, log, "term@teacher:rank=1:at=9") != 0
+    assert "stopped as asked" in log.read_text(errors="replace")
+    assert ended(warm, config, log) == 0, said(log)
     assert_nothing_lost(tmp_path / "run", undisturbed)
 
 
 def test_orphans_of_a_dead_launcher_save_and_leave_and_no_one_writes_beside_them(
-    job, undisturbed, tiny_zoo, tmp_path
+    undisturbed, tiny_zoo, tmp_path, warm
 ):
     """Fault 5, of the launcher that users start."""
-    config = write(tmp_path, tiny_zoo)
-    process = two.launch(config, log=tmp_path / "log.txt")
+    config, log = write_config(tmp_path, tiny_zoo["student"].parent), tmp_path / "log"
+    process = two.launch(config, log=log)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and '"train"' in metrics.read_text()):
-        assert process.poll() is None, said(tmp_path)
+        assert process.poll() is None, said(log)
         time.sleep(0.05)
     process.kill()
     process.wait()
-    second = job()
-    if second != 0:  # it came while they still wrote
-        assert "another process is writing" in said(tmp_path)
-        assert job() == 0, said(tmp_path)
+    if ended(warm, config, log) != 0:  # it came while they still wrote
+        assert "another process is writing" in said(log)
+        assert ended(warm, config, log) == 0, said(log)
     assert_nothing_lost(tmp_path / "run", undisturbed)
+
+
+def said(log: Path) -> str:
+    return log.read_text(errors="replace")[-4000:]
 
 
 def test_faults_are_named_when_there_are_none_such():
@@ -141,11 +155,10 @@ def test_faults_are_named_when_there_are_none_such():
 def test_teachers_split_over_processes_teach_the_same(
     undisturbed, tiny_zoo, tmp_path, warm
 ):
-    config = write(tmp_path, tiny_zoo)
-    settings = yaml.safe_load(config.read_text())
-    for name in ("gpt2-prose", "t5-mixed"):
-        settings["teachers"][name]["shard"] = True
-    config.write_text(yaml.safe_dump(settings, sort_keys=False))
-    assert led(warm, config).wait(1200) == 0, said(tmp_path)
-    assert "'gpt2-prose', 't5-mixed' are split over 2 processes" in said_all(tmp_path)
+    parted = {name: {"shard": True} for name in ("gpt2-prose", "t5-mixed")}
+    config = write_config(tmp_path, tiny_zoo["student"].parent, parted)
+    log = tmp_path / "log"
+    assert ended(warm, config, log) == 0, said(log)
+    split = "'gpt2-prose', 't5-mixed' are split over 2 processes"
+    assert split in log.read_text(errors="replace")
     assert_nothing_lost(tmp_path / "run", undisturbed)
