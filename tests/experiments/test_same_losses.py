@@ -1,29 +1,33 @@
 """A refactoring shows itself: losses are what they were."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.experiments.same_losses import differences
+from tests.fresh import answers, given
 
 pytestmark = pytest.mark.edges
 
-ROOT = Path(__file__).parents[2]
 LINE = {"phase": "single", "step": 1, "loss": 2.5, "kd": -0.5}
+
+
+COMPARED = """
+def answer(words):
+    import io
+    from contextlib import redirect_stdout
+    from tests.experiments.same_losses import main
+    with redirect_stdout(io.StringIO()) as said:
+        code = main(words)
+    return [code, said.getvalue()]
+"""
 
 
 @pytest.mark.slow
 def test_losses_of_every_term_and_step_are_what_they_were():
     # a process of its own, in which float32 is another type
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.same_losses"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    (answer,) = answers(COMPARED, [[]])
+    code, said = given(answer)
+    assert code == 0, said
+    assert said.endswith(" steps, all losses as they were\n")
 
 
 def test_a_millionth_is_the_same_and_more_is_not():

@@ -1,8 +1,6 @@
 """Texts on disk are those in memory, in the same order, in less of it."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
@@ -19,6 +17,7 @@ from experiments.assemble.data import Encoder, load_data
 from experiments.run.lineage import samples_digest
 from experiments.texts.config import DataConfig
 from experiments.texts.held import TextFileOnDisk, chosen
+from tests.fresh import answers, given
 
 TALK = [{"role": "user", "content": "é 1"}, {"role": "assistant", "content": "2"}]
 KINDS = [
@@ -106,21 +105,23 @@ def test_a_run_reads_the_same_from_disk_as_from_memory(
 
 
 LIMITED = """
-import resource, sys
+import gc, resource
 from transformers import AutoTokenizer
 from experiments.assemble.data import Encoder, load_data
 from experiments.texts.config import DataConfig
 
-file, hold, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[5])
-small = DataConfig(train=[sys.argv[4]], hold=hold, max_length=512)
-load_data(small, Encoder(tokenizer, 512), 0)  # loads what is loaded on first use
-pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + room
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-config = DataConfig(train=[file], hold=hold, max_length=512)
-data = load_data(config, Encoder(tokenizer, 512), 0)
-print(len(data.train), sum(len(sample.text) for sample in data.train))
+def answer(value):
+    file, hold, room, first, model = value
+    gc.enable()  # as it is in a run
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    small = DataConfig(train=[first], hold=hold, max_length=512)
+    load_data(small, Encoder(tokenizer, 512), 0)  # loads what is loaded on first use
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize() + room
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    config = DataConfig(train=[file], hold=hold, max_length=512)
+    data = load_data(config, Encoder(tokenizer, 512), 0)
+    return [len(data.train), sum(len(sample.text) for sample in data.train)]
 """
 
 
@@ -137,9 +138,7 @@ def test_text_larger_than_the_memory_that_is_left_is_read(tiny_zoo, tmp_path):
     assert large > 1.25 * room
 
     files = [str(tmp_path / f"{name}.parquet") for name in ("large", "small")]
-    rest = [str(room), files[1], str(tiny_zoo["gpt2-prose"])]
-    command = [sys.executable, "-c", LIMITED, files[0], "disk", *rest]
-    disk = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert disk.returncode == 0, disk.stderr[-2000:]
-    count, chars = map(int, disk.stdout.split())
+    value = [files[0], "disk", room, files[1], str(tiny_zoo["gpt2-prose"])]
+    (answer,) = answers(LIMITED, [value])
+    count, chars = given(answer)
     assert count == 0.9 * len(texts) and chars > 1.1 * room  # a tenth is held out

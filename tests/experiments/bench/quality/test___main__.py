@@ -1,6 +1,9 @@
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 
+from experiments.bench.quality import jobs
 from experiments.bench.quality.arm import CE_ONLY, ENCODER, TEACHERS, Arm
 from experiments.bench.quality.arms import ARMS, GROUPS, chosen
 from experiments.bench.quality.jobs import work_through
@@ -144,8 +147,10 @@ def test_an_adapted_teacher_is_measured_and_its_cost_is_the_arm_s(tmp_path):
 
 
 @pytest.fixture
-def bed(tiny_zoo, tmp_path):
-    """Two steps of arms on the tiny zoo."""
+def bed(tiny_zoo, tmp_path, monkeypatch):
+    """Two steps of arms on the tiny zoo; by processes forked off this one, which need
+    not import again what a fresh interpreter takes longer for than for its work."""
+    monkeypatch.setattr(jobs, "get_context", lambda method: get_context("fork"))
     held_out = write_text(tmp_path / "held-out.txt", 8)  # the same for every seed
     changes = {
         "student": {"init": "fresh"},
