@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "agglomerative, peers, past, tuned, all; of --size disjoint: weighed "
+        "agglomerative, peers, past, tuned, matching, all; of --size disjoint: weighed "
         "(default), selected, ordered, heard, all; of --size real: real (default), "
         "tuned, selected, ordered, all; see --list",
     )

@@ -38,6 +38,8 @@ class Arm:
     """Whether those pupils teach what the arm's own earlier phases leave of them."""
     apart: int = 0
     """Added to the seed of its run, so that it reads and begins otherwise."""
+    reads: tuple[str, ...] = ()
+    """Names of texts that it reads beside the base's, ``unlabelled`` or ``written``."""
 
     @property
     def stored(self) -> bool:
@@ -53,11 +55,16 @@ class Arm:
 
     @property
     def alone(self) -> bool:
-        """Whether it is the student of all arms, and neither a teacher nor its own past
-        teaches it."""
+        """Whether it is the student of all arms, and neither a teacher, nor what one
+        wrote, nor its own past teaches it."""
         others = ("teachers.", "student.model")
         given = any(name in setting for name in others for setting in self.settings)
-        return not self.teachers and not given
+        return not self.teachers and not given and "written" not in self.reads
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the baseline itself, for however many steps."""
+        return not (self.teachers or self.settings or self.reads)
 
     @property
     def adapted(self) -> tuple[str, ...]:

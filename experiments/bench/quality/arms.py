@@ -17,6 +17,7 @@ from experiments.bench.quality.arm import (
 )
 from experiments.bench.quality.inside import INSIDE
 from experiments.bench.quality.inside import TEACHER as _ASKED
+from experiments.bench.quality.matching.arms import MATCHING
 from experiments.bench.quality.past.arms import PAST
 from experiments.bench.quality.peers.arms import PEERS
 from experiments.bench.quality.tuning import TUNED
@@ -286,9 +287,10 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "peers": (_CORE[0], *PEERS),
         "past": (_CORE[0], *PAST),
         "tuned": (_CORE[0], *TUNED),
+        "matching": (_CORE[0], *MATCHING),
         "all": (
             *(*_CORE, *_PHASES, *_QUESTIONS),
-            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS, *PAST, *TUNED),
+            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS, *PAST, *TUNED, *MATCHING),
         ),
     }
 )
@@ -297,8 +299,9 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
 student's vocabulary teach better, ``inside`` what hidden states and attention add,
 ``agglomerative`` what recipes of agglomerative models bring to keys and values,
 ``peers`` how losses of TRL compare with ours on outputs, ``past`` what a student's own
-past, average and company teach it, and ``tuned`` how the baseline is trained best (the
-last two with ``--size zoo``)."""
+past, average and company teach it, ``tuned`` how the baseline is trained best, and
+``matching`` what more text is worth, alone and in a teacher's words (the last three
+with ``--size zoo``)."""
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in GROUPS["all"]})
 """Every arm by name, the baseline first."""
 

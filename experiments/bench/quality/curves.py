@@ -42,7 +42,7 @@ def curves_of(
     for bed in beds:
         for arm in arms:
             if all(bed.result(arm.name, seed).is_file() for seed in seeds):
-                name = arm.name if arm.teachers or arm.settings else CE_ONLY
+                name = CE_ONLY if arm.plain else arm.name
                 outcome = read_outcome(bed, arm, seeds)
                 curves.setdefault(name, []).append(_point(bed, outcome))
     return {name: sorted(set(points)) for name, points in curves.items()}

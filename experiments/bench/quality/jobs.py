@@ -19,6 +19,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from experiments.bench.quality.arm import Arm
+from experiments.bench.quality.matching.texts import make_text
 from experiments.bench.quality.train import (
     Setup,
     adapt_teacher,
@@ -50,7 +51,8 @@ def work_through(
     jobs: int,
     budget: float = math.inf,
 ) -> dict[str, str]:
-    """Adapt teachers, store what they read, then train every arm from every seed.
+    """Adapt teachers, store what they read, make what else is read, then train every
+    arm from every seed.
 
     What has a result is not done again; what fails does not stop the rest.
 
@@ -74,10 +76,14 @@ def work_through(
         Task(f"store {name}", store_teacher, (bed, name), bed.reading(name))
         for name in names
     ]
+    making = [
+        Task(f"text {name}", make_text, (bed.texts, name), bed.making(name))
+        for name in dict.fromkeys(text for arm in arms for text in arm.reads)
+    ]
     # A teacher must be there before it is asked, and a store whole before it is read.
     stages = [
         [task for task in stage if not task.result.is_file()]
-        for stage in (adapting, reading, *_training(bed, arms, seeds))
+        for stage in (adapting, reading, making, *_training(bed, arms, seeds))
     ]
     count = sum(map(len, stages))
     failed: dict[str, str] = {}

@@ -31,7 +31,7 @@ class Outcome:
     """One per seed, over the same held-out texts."""
     cost: float
     """Processor seconds of a run, the median of the seeds, and of its teachers' reading
-    the training text once."""
+    the training text, or writing it, once."""
     leads: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Domain -> teacher -> share of tokens on which it had the largest weight, the mean
     over seeds; empty where nothing is learned about it."""
@@ -123,6 +123,7 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     )
     cost = float(np.median([result["cpu_s"] for result in results]))
     cost += sum(_read(bed.adapting(name))["cpu_s"] for name in arm.adapted)
+    cost += sum(_read(bed.making(text))["cpu_s"] for text in arm.reads)
     if arm.stored:
         cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
     return Outcome(

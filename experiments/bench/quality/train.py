@@ -15,14 +15,13 @@ import yaml
 from experiments.adapt.adapt import adapt
 from experiments.adapt.plan import Request
 from experiments.bench.quality.arm import ADAPTED, Arm
+from experiments.bench.quality.matching.texts import text_settings
 from experiments.config.tree import Config, load_config
 from experiments.config.zoo_names import build_zoo_models
 from experiments.record.history import write_json
 
 STORE = "kv"
 """Folder of the teachers' stores, beside the arms'."""
-ADAPTING = 0.5
-"""Steps that a teacher takes in the student's vocabulary, as a share of an arm's."""
 SETTLED = 0.75
 """Share of a phase after which its router is looked at."""
 
@@ -41,7 +40,10 @@ class Setup:
     """The user's settings, over those of the arms."""
     _: KW_ONLY
     stores: Path | None = None
-    """Where stores are kept, if not in the folder: arms of other lengths read them."""
+    """Where stores, adapted teachers and texts are kept, if not in the folder: arms of
+    other lengths read them."""
+    adapting_steps: int = 150
+    """That a teacher takes in the student's vocabulary, for arms of any length."""
 
     def result(self, arm: str, seed: int) -> Path:
         """The file that says what came of an arm's seed."""
@@ -58,7 +60,16 @@ class Setup:
 
     def adapting(self, teacher: str) -> Path:
         """The file that says what giving a teacher the vocabulary took."""
-        return self.folder / "adapted" / f"{teacher}.json"
+        return self.stored.parent / "adapted" / f"{teacher}.json"
+
+    @property
+    def texts(self) -> Path:
+        """The folder of what arms read beside the base's text."""
+        return self.stored.parent / "texts"
+
+    def making(self, text: str) -> Path:
+        """The file that says what making such a text took."""
+        return self.texts / f"{text}.json"
 
     def unknown(self, arm: Arm) -> str:
         """The first teacher of an arm that the config has not; empty: it has all, or
@@ -115,8 +126,10 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
     if len(arm.teachers) < 2:
         settings.append(f"phase.all.teachers.min={len(arm.teachers)}")
     store = _store_settings(bed) if arm.stored else []
+    more_text = text_settings(bed.texts, arm.reads)
     return load_config(
-        bed.taught(arm, seed), [*settings, *store, *arm.settings, *bed.more]
+        bed.taught(arm, seed),
+        [*settings, *store, *more_text, *arm.settings, *bed.more],
     )
 
 
@@ -133,7 +146,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         model=tree["teachers"][original]["model"],
         to=tree["student"]["model"],
         out=out,
-        steps=max(1, int(ADAPTING * bed.steps)),
+        steps=bed.adapting_steps,
         overrides=[
             f"run.dir={bed.folder / 'adapting'}",
             "train.threads=1",

@@ -158,7 +158,7 @@ def bed(tiny_zoo, tmp_path, monkeypatch):
         "loss": {"gamma_kl": 0},
     }
     base = small_config(tmp_path, tiny_zoo, changes)
-    return Setup(base, tmp_path / "bed", 2)
+    return Setup(base, tmp_path / "bed", 2, adapting_steps=1)
 
 
 ROUTED = Arm(
