@@ -1,0 +1,1 @@
+"""Whether teachers' keys and values share what a student should learn of them."""
