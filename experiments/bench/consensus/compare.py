@@ -118,7 +118,7 @@ def measure(
                 dims=dims,
                 bits={
                     name: probe_bits(
-                        Split(features=tuple(x), classes=following, count=classes)
+                        Split(features=x, classes=following, count=classes)
                     )
                     for name, x in made.items()
                 },

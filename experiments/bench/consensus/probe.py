@@ -22,9 +22,9 @@ _COUNTS = (0.5, 1, 2, 4, 8, 16, 32)
 class Split:
     """Three sets of tokens, of texts apart: to fit, to choose, and held out."""
 
-    features: tuple[Tensor, Tensor, Tensor]
+    features: Sequence[Tensor]
     """Each (N, C) float."""
-    classes: tuple[Tensor, Tensor, Tensor]
+    classes: Sequence[Tensor]
     """Each (N,) int64 in [0, K)."""
     count: int
     """K."""
