@@ -34,8 +34,10 @@ REAL = "real"
 teachers are pretrained, and fetched by ``mtkd models fetch``."""
 TEXTS = 480
 """Of the student, where teachers are pretrained."""
+ADAPTING_STEPS = 150
+"""Of a teacher that is given the student's vocabulary."""
 TEACHER_STEPS = 150
-"""Of each teacher of that size."""
+"""Of each teacher of ``disjoint``."""
 
 
 def main() -> int:
@@ -115,6 +117,7 @@ def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
             length,
             tuple(options.set),
             stores=stores,
+            adapting_steps=options.adapting_steps,
         )
         for length in options.steps or [SIZES[options.size][1]]
     ]
@@ -216,6 +219,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=TEACHER_STEPS,
         help=f"of --size disjoint: of every teacher ({TEACHER_STEPS})",
+    )
+    parser.add_argument(
+        "--adapting-steps",
+        type=_positive,
+        default=ADAPTING_STEPS,
+        help="of --size zoo: of a teacher that is given the student's vocabulary "
+        f"({ADAPTING_STEPS})",
     )
     parser.add_argument(
         "--text-count",

@@ -60,7 +60,7 @@ class Setup:
 
     def adapting(self, teacher: str) -> Path:
         """The file that says what giving a teacher the vocabulary took."""
-        return self.stored.parent / "adapted" / f"{teacher}.json"
+        return self.stored.parent / f"adapted-{self.adapting_steps}" / f"{teacher}.json"
 
     @property
     def texts(self) -> Path:

@@ -143,7 +143,7 @@ def test_an_adapted_teacher_is_measured_and_its_cost_is_the_arm_s(tmp_path):
     write_json(bed.result(arm.name, 0), result)
     assert read_outcome(bed, arm, [0]).cost == 42
     model = bed.tree([name])["teachers"][name]["model"]
-    assert model == str(tmp_path / "adapted" / name)
+    assert model == str(tmp_path / "adapted-150" / name)
 
 
 @pytest.fixture
