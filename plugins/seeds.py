@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from ctypes import string_at
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,33 +22,11 @@ State = tuple[tuple[int, ...] | bytes, int]
 def states() -> dict[str, State]:
     """Where the two generators are, by what they are called."""
     python = random.getstate()[1]
+    _, words, position, *_ = np.random.get_state(legacy=True)
     return {
         "Python's random seed": (python[:-1], python[-1]),
-        "NumPy's random seed": _copied() if _can_be_copied() else _given(),
+        "NumPy's random seed": (np.asarray(words).tobytes(), int(position)),
     }
-
-
-def _given() -> State:
-    """NumPy's state as it gives it away, word by word."""
-    _, words, position, *_ = np.random.get_state(legacy=True)
-    return np.asarray(words).tobytes(), int(position)
-
-
-def _copied() -> State:
-    """The same in a fiftieth of the time, from where the generator keeps it."""
-    address = np.random.get_bit_generator().ctypes.state_address
-    state = string_at(address, 4 * (_WORDS + 1))
-    return state[:-4], int.from_bytes(state[-4:], sys.byteorder)
-
-
-def _can_be_copied() -> bool:
-    return type(np.random.get_bit_generator()) is np.random.MT19937 and _lies_so()
-
-
-@cache
-def _lies_so() -> bool:
-    """Whether this NumPy keeps a Mersenne twister's words, and its place after them."""
-    return _copied() == _given()
 
 
 def seeded(before: Mapping[str, State], after: Mapping[str, State]) -> str:
