@@ -151,10 +151,11 @@ class _Subject:
             wrong = alignment_problem(alignment, s, t) or changed
             if not wrong and causal:
                 check_causal(alignment, s, t)
-            if not wrong and known is None:
+            if known is None and not wrong:
                 first[which] = deepcopy(alignment), causal  # which nobody writes to
-            elif not wrong and not torch.equal(alignment.dense(), known.dense()):
-                wrong = "returns another answer to the same tokens"
+            elif known is not None and not wrong:
+                alike = torch.equal(alignment.dense(), known.dense())
+                wrong = problem(not alike, "returns another answer to the same tokens")
             if wrong:
                 longest = max(map(len, s.texts))
                 return f"{wrong} (call {call + 1}, texts of up to {longest} characters)"
