@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from align.calibration import METHODS, CalibrationStats
+from align.consensus import agreement, fit_consensus
 from align.errors import InputError
 from align.sizes import Sizes
 from align.support.field_types import AtLeastOne
-from fuse.z.consensus import agreement, fit_consensus
 from student.bridges.projected import LayerwiseLinear
 from student.match.sites import site_of
 from student.objective import Sides, StepContext
@@ -29,7 +29,7 @@ class Consensus(nn.Module):
     learns.
 
     Source:
-        Kettenring (1971), MAXVAR: :func:`fuse.z.consensus.fit_consensus`. The loss is
+        Kettenring (1971), MAXVAR: :func:`align.consensus.fit_consensus`. The loss is
         Σ_i ρ_i (ẑ_i - z_i)² / Σ_i ρ_i with z_i of unit variance. ρ_i is the correlation
         of the teachers' guesses of the i-th direction (the mean over pairs, at least
         0), fitted on every other text and measured on those between, both ways.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.calibration import CalibrationStats
+from align.consensus import agreement, fit_consensus
 from experiments.bench.consensus.features import Features
 from experiments.bench.consensus.parts import principal, private
 from experiments.bench.consensus.probe import (
@@ -17,7 +18,6 @@ from experiments.bench.consensus.probe import (
     probe_bits,
     told_by_token,
 )
-from fuse.z.consensus import agreement, fit_consensus
 
 AGREES = 0.5
 """Held-out correlation above which a direction counts as shared."""

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from align.calibration import CalibrationStats
-from fuse.z.consensus import RANK, Consensus, own_blocks, signed
+from align.consensus import RANK, Consensus, own_blocks, signed
 
 
 def principal(stats: CalibrationStats, widths: Sequence[int]) -> list[Tensor]:
     """Each teacher's principal components, of its standardised channels.
 
     Args:
-        stats: as for :func:`fuse.z.consensus.fit_consensus`.
+        stats: as for :func:`align.consensus.fit_consensus`.
         widths: C_m of each teacher.
 
     Returns:
@@ -37,7 +37,7 @@ def private(consensus: Consensus, stats: CalibrationStats, count: int) -> list[T
 
     Args:
         consensus: fitted on the same statistics.
-        stats: as for :func:`fuse.z.consensus.fit_consensus`.
+        stats: as for :func:`align.consensus.fit_consensus`.
         count: directions that are shared, >= 0.
 
     Returns:

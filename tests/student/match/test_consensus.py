@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from align.calibration import CalibrationStats
+from align.consensus import agreement, fit_consensus
 from align.errors import InputError
-from fuse.z.consensus import agreement, fit_consensus
 from plugins.contracts.step import step_context, step_places
 from student.match import Consensus
 from student.objective import RELATIONS, Relation, count_of

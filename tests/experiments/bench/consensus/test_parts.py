@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
+from align.consensus import fit_consensus
 from experiments.bench.consensus.compare import sums_of
 from experiments.bench.consensus.parts import principal, private
-from fuse.z.consensus import fit_consensus
-from tests.fuse.z.test_consensus import WIDTHS, centred, drawn
+from tests.align.test_consensus import WIDTHS, centred, drawn
 
 
 def test_components_are_those_of_numpy_of_one_size():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from align.calibration import CalibrationStats
-from fuse.z.consensus import agreement, fit_consensus
+from align.consensus import agreement, fit_consensus
 
 WIDTHS = (4, 3, 5)
 
