@@ -32,7 +32,7 @@ from student.balance import BALANCERS, Balancer
 from student.bridges import AdapterBridge, LatentBridge, ProjectorBridge
 from student.curriculum import CURRICULA, Curriculum
 from student.evaluators import EVALUATORS, Evaluator
-from student.match import DISTANCES, PROJECTORS, Consensus, Distance, Match
+from student.match import DISTANCES, PROJECTORS, Distance, Match
 from student.objective import Objective
 from student.output.temperature import TEMPERATURES
 from student.own import OWN
@@ -121,8 +121,8 @@ def spaces() -> Mapping[str, Space]:
 @hookimpl
 def objectives() -> Mapping[str, Callable[..., Objective]]:
     """Next-token loss, KV distances, attention and relation KL, teachers' outputs, any
-    site by any distance, what teachers agree on, and what asks no teacher."""
-    return {**OBJECTIVES, "match": Match, "consensus": Consensus, **OWN}
+    site by any distance, and what asks no teacher."""
+    return {**OBJECTIVES, "match": Match, **OWN}
 
 
 @hookimpl

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from align.calibration import CalibrationStats
-from align.consensus import agreement, fit_consensus
 from experiments.bench.consensus.features import Features
-from experiments.bench.consensus.parts import principal, private
+from experiments.bench.consensus.gcca import (
+    agreement,
+    fit_consensus,
+    principal,
+    private,
+)
 from experiments.bench.consensus.probe import (
     Split,
     classes_of,

@@ -55,16 +55,6 @@ AGGLOMERATIVE = (
         *_terms("linear", cosine=0.9, smooth_l1=0.1),
     ),
     _arm(
-        "kv-consensus",
-        "what both agree on, 24 directions of keys and as many of values",
-        *_PLAIN_OFF,
-        *(
-            f"phase.all.loss.terms.{site}-consensus={{use: consensus, site: {site}, "
-            f"weight: {_WEIGHT:g}}}"
-            for site in ("keys", "values")
-        ),
-    ),
-    _arm(
         "kv-mlp",
         "projectors with a hidden layer",
         *_PLAIN_OFF,

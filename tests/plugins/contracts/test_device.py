@@ -81,7 +81,7 @@ IN_CONTRACTS = {
         *("RunningSketch", "Threshold"),
     },
     "projector": {"LayerwiseLinear", "Linear", "Mlp", "Orthogonal", "Pca"},
-    "objective": {"Consensus", "DeepSupervision", "Match"},
+    "objective": {"DeepSupervision", "Match"},
     "space": {
         *("AdapterBridge", "LatentBridge", "ProjectorBridge"),
         *("LayerwiseCoder", "MultiTeacherHeadDimAdapter", "ZSpace"),

@@ -1,6 +1,6 @@
-"""What the features of several models say together: generalised canonical correlations.
+"""What several teachers' features say together, and what each says alone.
 
-In covariances of their channels, so that memory does not grow with tokens.
+All in covariances of the teachers' channels, so that memory does not grow with tokens.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def fit_consensus(
         raise ValueError(f"strength must be >= 0, got {strength}")
     scale = stats.std_x
     corr = stats.cov_x / (scale[:, :, None] * scale[:, None])
-    roots = [_inverse_root(block, strength) for block in own_blocks(corr, widths)]
+    roots = [_inverse_root(block, strength) for block in _blocks(corr, widths)]
     whiten = torch.stack([torch.block_diag(*each) for each in zip(*roots, strict=True)])
     values, vectors = torch.linalg.eigh(whiten @ corr @ whiten)
-    values, vectors = values.flip(1).clamp(min=0), signed(vectors.flip(2))
+    values, vectors = values.flip(1).clamp(min=0), _signed(vectors.flip(2))
     real = values > RANK * values[:, :1]
     roots_of = torch.where(real, values, 1.0).sqrt()[:, None]
     directions = whiten @ vectors * real[:, None]
@@ -108,6 +108,68 @@ def agreement(consensus: Consensus, stats: CalibrationStats) -> Tensor:
     return torch.stack(pairs).mean(0).clamp(-1, 1)
 
 
+def principal(stats: CalibrationStats, widths: Sequence[int]) -> list[Tensor]:
+    """Each teacher's principal components, of its standardised channels.
+
+    Args:
+        stats: as for :func:`fit_consensus`.
+        widths: C_m of each teacher.
+
+    Returns:
+        Per teacher (L, C_m, C_m) float64, largest variance first: ``x @`` this is
+        uncorrelated, of unit variance, and 0 beyond the rank.
+    """
+    return [
+        _components(block, scale, torch.eye(block.shape[1]).to(block))
+        for block, scale in zip(
+            _blocks(stats.cov_x, widths),
+            stats.std_x.split(list(widths), 1),
+            strict=True,
+        )
+    ]
+
+
+def private(consensus: Consensus, stats: CalibrationStats, count: int) -> list[Tensor]:
+    """What each teacher says beside its guesses of the first ``count`` directions.
+
+    Args:
+        consensus: fitted on the same statistics.
+        stats: as for :func:`fit_consensus`.
+        count: directions that are shared, >= 0.
+
+    Returns:
+        As :func:`principal`, of what is left of a teacher's channels when its own
+        guesses have told all they can of them; it reads no other teacher.
+    """
+    widths = [part.shape[1] for part in consensus.parts]
+    left = []
+    for part, block, scale in zip(
+        consensus.parts,
+        _blocks(stats.cov_x, widths),
+        stats.std_x.split(widths, 1),
+        strict=True,
+    ):
+        guess = part[:, :, :count] * scale[:, :, None]
+        size = guess.norm(dim=1, keepdim=True)
+        guess = guess / torch.where(size > 0, size, 1.0) / scale[:, :, None]
+        crossed = block @ guess
+        inside = torch.linalg.pinv(guess.mT @ crossed, rtol=RANK, hermitian=True)
+        away = torch.eye(block.shape[1]).to(block) - guess @ inside @ crossed.mT
+        left.append(_components(away.mT @ block @ away, scale, away))
+    return left
+
+
+def _components(cov: Tensor, scale: Tensor, before: Tensor) -> Tensor:
+    """(L, C, C): the way ``before`` (C, C) and then to components of ``cov``, (L, C, C)
+    of raw channels whose standard deviations are ``scale`` (L, C)."""
+    corr = cov / (scale[:, :, None] * scale[:, None])
+    values, vectors = torch.linalg.eigh(corr)
+    values, vectors = values.flip(1), _signed(vectors.flip(2))
+    real = values > RANK * values[:, :1].clamp(min=1)
+    inverse = torch.where(real, values.clamp(min=1e-300).rsqrt(), 0.0)
+    return before @ (vectors * inverse[:, None] / scale[:, :, None])
+
+
 def _inverse_root(block: Tensor, strength: float) -> Tensor:
     """(block + λ I)^(-1/2) of (L, C, C), 0 on directions without variance."""
     values, vectors = torch.linalg.eigh(block)
@@ -116,13 +178,13 @@ def _inverse_root(block: Tensor, strength: float) -> Tensor:
     return vectors * inverse[:, None] @ vectors.mT
 
 
-def own_blocks(cov: Tensor, widths: Sequence[int]) -> list[Tensor]:
+def _blocks(cov: Tensor, widths: Sequence[int]) -> list[Tensor]:
     """Each teacher's own (L, C_m, C_m) of (L, C, C)."""
     rows = cov.split(list(widths), 1)
     return [row.split(list(widths), 2)[m] for m, row in enumerate(rows)]
 
 
-def signed(vectors: Tensor) -> Tensor:
+def _signed(vectors: Tensor) -> Tensor:
     """Eigenvectors (L, C, D) with the largest entry above 0: they have no sign."""
     largest = vectors.abs().argmax(1, keepdim=True)
     return vectors * vectors.gather(1, largest).sign()
