@@ -60,8 +60,11 @@ pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
 # that are no Python of this version, which stay as they are.
 packages=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 compile() {
-  "$VENV/bin/python" -m compileall -q -j 0 "$1" >/dev/null 2>&1 || true
+  "$VENV/bin/python" -m compileall -q -j "$(nproc 2>/dev/null || echo 0)" "$1" \
+    >/dev/null 2>&1 || true
 }
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+trap 'exit 130' INT
 # torch first and alone: its pinned release decides which build everything else
 # meets, and the editable build below can then do without an environment of its own.
 say "mtkd: installing torch (the largest part)"
@@ -76,6 +79,7 @@ say "mtkd: installing mtkd and what it needs"
   exit 1
 }
 wait
+say "mtkd: compiling bytecode, so that the first command starts as soon as the next"
 compile "$packages"
 "$VENV/bin/python" -c 'import torch, transformers, deepspeed' >/dev/null 2>&1 || {
   say "mtkd: installed, but torch, transformers or deepspeed does not import:"

@@ -181,7 +181,8 @@ class Objective(Protocol):
 
     An optimiser step is one mean over all that its forward passes, on all processes,
     compare. A term may have a method ``count`` that maps :class:`Places` to numbers
-    K >= 1: what the places of one pass weigh, known before the student has read. Then
+    K >= 1: what the places of one pass weigh, known before the student has read, the
+    first of them 0 where there is nothing for it to compare. Then
     ``ctx.totals`` holds their sums over the step, and the term gives its sum over the
     pass divided by them (``ctx.total``). A term without one gives a mean over the
     pass, which counts with the pass's share of the step's predicted tokens.

@@ -193,8 +193,8 @@ class Counts:
 
     @property
     def empty(self) -> list[str]:
-        """Terms that have nothing to compare here."""
-        return [name for name, numbers in self.terms.items() if not any(numbers)]
+        """Terms that have nothing to compare here, by what they count first."""
+        return [n for n, numbers in self.terms.items() if numbers and not numbers[0]]
 
     def flat(self) -> list[float]:
         """All numbers in a row."""

@@ -55,11 +55,21 @@ def _in_copy() -> int | None:
     A fresh interpreter would import torch for it, seconds of the processor.
 
     Returns:
-        Its exit code, negative for a signal; None where nothing was learned: no fork
-        here, or the copy was stuck at a lock that a thread held.
+        0, or minus the signal of an instruction that does not work; None where nothing
+        was learned: no fork here, nobody who may wait for it, the copy was stuck at a
+        lock that a thread held, or it ended otherwise.
     """
     if not hasattr(os, "fork"):
         return None
+    try:
+        code = _forked()
+    except OSError:  # no process to be had, or SIGCHLD is ignored and nobody waits
+        return None
+    return code if code in (0, -signal.SIGILL) else None
+
+
+def _forked() -> int | None:
+    """Its exit code; None: it had to be ended."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, from 3.12 on
         child = os.fork()
@@ -69,8 +79,7 @@ def _in_copy() -> int | None:
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code <= 0 else None
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -231,8 +231,8 @@ class Alarms:
         return {
             f"empty {name}": (
                 f"term {name!r} has found nothing to compare in {lines} lines, and "
-                "teaches nothing: no token counts that a teacher reaches, that is no "
-                "attention sink (loss.skip_sinks) and that loss.select leaves"
+                "teaches nothing: no token counts that a teacher reaches and that is "
+                "no attention sink (loss.skip_sinks)"
             )
             for name, lines in self._empty.items()
             if lines >= EMPTY_LINES

@@ -240,7 +240,8 @@ class _Loop:
                 for name, seconds in train_batch.seconds.items():
                     made[name] = made.get(name, 0.0) + seconds
                 samples += [sample.id for sample in train_batch.samples]
-                empty = share.learned.empty
+                named = results[-1].terms
+                empty = [name for name in share.learned.empty if name in named]
                 self._tokens += int(train_batch.batch.mask.sum())
                 self._asking.note(train_batch.readings, train_batch.asking)
                 self._count_routing(results[-1], train_batch)

@@ -109,15 +109,17 @@ def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
     """What the arms of this size share, for each of the lengths."""
     from experiments.bench.quality.train import Setup
 
-    stores = options.out / f"{name}-teachers"
+    stores, adapted = options.out / f"{name}-teachers", options.adapting_steps
+    # Students of teachers that were adapted for so long are no others' results.
+    apart = "" if adapted == ADAPTING_STEPS else f"-adapted-{adapted}"
     return [
         Setup(
             base,
-            options.out / f"{name}-{length}",
+            options.out / f"{name}-{length}{apart}",
             length,
             tuple(options.set),
             stores=stores,
-            adapting_steps=options.adapting_steps,
+            adapting_steps=adapted,
         )
         for length in options.steps or [SIZES[options.size][1]]
     ]
@@ -272,7 +274,7 @@ def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> 
     from experiments.bench.quality import table as of
     from experiments.commands.tables import print_table
 
-    whole = [a for a in arms if all(bed.result(a.name, s).is_file() for s in seeds)]
+    whole = [arm for arm in arms if of.is_whole(bed, arm, seeds)]
     if not whole or whole[0] is not arms[0]:
         print("nothing to compare: the baseline is not trained", file=sys.stderr)
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.quality.arm import CE_ONLY, Arm
-from experiments.bench.quality.table import Outcome, read_outcome
+from experiments.bench.quality.table import Outcome, is_whole, read_outcome
 from experiments.bench.quality.train import Setup
 from experiments.report.plotting import COLOURS, grid
 
@@ -41,7 +41,7 @@ def curves_of(
     curves: dict[str, list[Point]] = {}
     for bed in beds:
         for arm in arms:
-            if all(bed.result(arm.name, seed).is_file() for seed in seeds):
+            if is_whole(bed, arm, seeds):
                 name = CE_ONLY if arm.plain else arm.name
                 outcome = read_outcome(bed, arm, seeds)
                 curves.setdefault(name, []).append(_point(bed, outcome))
@@ -60,7 +60,7 @@ def at_equal_cost(points: Sequence[Point], cost: float) -> float | None:
     of the cost.
 
     Args:
-        points: of arms without a teacher.
+        points: of one arm without a teacher.
         cost: processor seconds.
 
     Returns:
@@ -80,6 +80,23 @@ def at_equal_cost(points: Sequence[Point], cost: float) -> float | None:
     return min(within)
 
 
+def best_at(curves: Sequence[Sequence[Point]], cost: float) -> float | None:
+    """The least bits of several arms at this cost, each between its own points.
+
+    Returns:
+        None where none was trained for so little, or where the best by then was still
+        getting better as it ended: longer training of it may be better still.
+    """
+    known = [bits for points in curves if (bits := at_equal_cost(points, cost))]
+    ended = [
+        min(point.bits for point in points)
+        for points in curves
+        if max(point.cost for point in points) < cost
+    ]
+    best = min((*known, *ended), default=None)
+    return best if best in known else None
+
+
 def curve_table(curves: Curves, alone: Collection[str]) -> list[list[str]]:
     """Heads and rows: arm, steps, seconds, bits, and in per cent against CE only.
 
@@ -93,11 +110,11 @@ def curve_table(curves: Curves, alone: Collection[str]) -> list[list[str]]:
     """
     rows = [["arm", "steps", "seconds", "mean", "equal steps, %", "equal time, %"]]
     by_steps = {point.steps: point.bits for point in curves.get(CE_ONLY, ())}
-    plain = [point for name in alone for point in curves.get(name, ())]
+    plain = [curves[name] for name in alone if curves.get(name)]
     for name, points in curves.items():
         for point in points:
             row = [name, f"{point.steps:,}", f"{point.cost:.0f}", f"{point.bits:.3f}"]
-            against = None if name in alone else at_equal_cost(plain, point.cost)
+            against = None if name in alone else best_at(plain, point.cost)
             for other in (by_steps.get(point.steps), against):
                 if other is None or name == CE_ONLY:
                     row.append("")

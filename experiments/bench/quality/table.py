@@ -110,11 +110,21 @@ def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
     return rows
 
 
+def is_whole(bed: Setup, arm: Arm, seeds: Sequence[int]) -> bool:
+    """Whether all that :func:`read_outcome` reads is there."""
+    files = [bed.result(arm.name, seed) for seed in seeds]
+    files += [bed.adapting(name) for name in arm.adapted]
+    files += [bed.making(text) for text in arm.reads]
+    if arm.stored:
+        files += [bed.reading(name) for name in arm.teachers]
+    return all(file.is_file() for file in files)
+
+
 def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     """Read an arm's finished runs.
 
     Raises:
-        FileNotFoundError: a seed was not trained.
+        FileNotFoundError: a seed was not trained, see :func:`is_whole`.
     """
     results = [_read(bed.result(arm.name, seed)) for seed in seeds]
     runs = tuple(

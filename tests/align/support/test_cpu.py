@@ -81,6 +81,15 @@ def test_a_copy_tells_how_it_ended_and_prints_nothing(monkeypatch, capfd, act, c
     assert capfd.readouterr() == ("", "")
 
 
+def test_where_nobody_may_wait_for_a_copy_nothing_is_learned():
+    """As under a supervisor that ignores its children's ends."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert cpu._in_copy() is None
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_what_the_user_allows_stands(machine, monkeypatch):
     trials = machine(-4)
     monkeypatch.setenv(cpu.ISA, "AVX512_CORE_AMX")

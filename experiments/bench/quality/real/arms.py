@@ -10,7 +10,7 @@ from experiments.bench.quality.disjoint.arms import FORESEEN, NO_KV
 from experiments.bench.quality.real.bed import GEMMA, MINILM, SMOLLM2
 
 DECAYS = (0.1, 0.3, 1.0)
-"""Weight decays beside a run's own, of the baseline and of the best pupils."""
+"""Weight decays of the baseline beside a run's own."""
 RESCORE = 30
 """Steps between two scorings of a curriculum; a pretrained teacher is dear to ask."""
 _PLAIN = (

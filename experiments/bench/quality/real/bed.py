@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def prepare_real(folder: Path, texts: int) -> Path:
         texts: that the student reads, shared by the domains evenly.
 
     Returns:
-        The bed's config: that of ```mtkd train real``` on these texts, with Gemma 3.
+        The bed's config: that of ``mtkd train real`` on these texts, with Gemma 3.
 
     Raises:
         InputError: there are not so many texts.
@@ -60,9 +61,12 @@ def prepare_real(folder: Path, texts: int) -> Path:
         with made_folder(bed) as fresh:
             write_texts(fresh, parts)
     # Unlike texts it says what arms do, and follows the packaged one.
-    written = yaml.safe_dump(_config(bed), sort_keys=False)
-    (bed / CONFIG).write_text(written, encoding="utf-8")
-    return bed / CONFIG
+    config, written = bed / CONFIG, yaml.safe_dump(_config(bed), sort_keys=False)
+    if not config.is_file() or config.read_text(encoding="utf-8") != written:
+        partial = bed / f"{CONFIG}.{os.getpid()}"
+        partial.write_text(written, encoding="utf-8")
+        partial.replace(config)  # workers of another call may read it
+    return config
 
 
 def _drawn(domain: str, split: str, count: int) -> list[str]:

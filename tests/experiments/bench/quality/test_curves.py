@@ -5,6 +5,7 @@ from experiments.bench.quality.arms import ARMS
 from experiments.bench.quality.curves import (
     Point,
     at_equal_cost,
+    best_at,
     curve_table,
     curves_of,
     draw_curves,
@@ -74,6 +75,16 @@ def test_at_equal_time_the_best_of_the_arms_alone_is_taken_and_where_it_was_best
     _, *rows = curve_table(curves, [CE_ONLY, "tune-decay-1"])
     assert [row[-1] for row in rows] == ["", "", "", "", "", "-5.9", ""]
     assert rows[3][-2:] == ["-10.5", ""]  # at equal steps, 1.7 against 1.9
+
+
+def test_a_worse_arm_without_a_teacher_hides_nothing():
+    good = [Point(300, 50, 2.417), Point(600, 100, 2.173), Point(1200, 200, 2.101)]
+    bad = [Point(300, 52, 2.9), Point(600, 97, 2.6), Point(1200, 205, 2.3)]
+    assert (
+        best_at([good, bad], 90) == at_equal_cost(good, 90) == pytest.approx(2.21, 1e-3)
+    )
+    assert best_at([good, bad], 250) is None  # the better one may fall further
+    assert best_at([[*good, Point(2400, 240, 2.2)], bad], 250) == 2.101
 
 
 def test_who_learns_from_its_own_past_is_not_alone():
