@@ -310,5 +310,5 @@ def _tiny(model: ZooModel) -> ZooModel:
         ),
         train=replace(model.train, steps=steps, batch=4, length=64, warmup=2),
         text_chars=60_000,
-        eval_samples=8,
+        eval_samples=32,
     )
