@@ -74,7 +74,10 @@ class Arm:
     @property
     def routed(self) -> bool:
         """Whether its last phase weighs several teachers by what they are asked."""
-        return len(self.teachers) > 1 and self.phases[-1] not in FIXED_PHASES
+        methods = [each for each in self.settings if "fusion_method=" in each]
+        fixed = bool(methods) and methods[-1].endswith("=fixed")
+        moves = self.phases[-1] not in FIXED_PHASES and not fixed
+        return len(self.teachers) > 1 and moves
 
     def steps(self, size: int) -> int:
         """Optimiser steps of each of its phases, which share those of its size."""

@@ -19,6 +19,7 @@ _PLAIN = (
     "samples.prompts=0",
 )
 _PHASE = "real_multi"
+_FIXED = f"phase.{_PHASE}.fuse.fusion_method=fixed"
 _NO_OUTPUTS = ("phase.all.output.projected_kl=0",)
 
 
@@ -44,7 +45,7 @@ def _pupil(name: str, asks: str, *teachers: str, settings: tuple[str, ...] = ())
     return Arm(
         name,
         asks,
-        settings=(*_PLAIN, part, *settings),
+        settings=(*_PLAIN, part, _FIXED, *settings),
         teachers=teachers,
         phases=(_PHASE,),
     )

@@ -55,6 +55,7 @@ def test_arms_resolve_and_read_what_teachers_say_from_one_store(base, tmp_path):
             assert phase.loss.lambda_k == 0 < phase.output.projected_kl
         expected = "prequential" if arm.name.endswith("prequential") else "fixed"
         assert phase.fuse.fusion_method == expected
+        assert arm.routed == (expected == "prequential")
     assert groups["real"][0].name == CE_ONLY
     decays = [
         config_of(setup, arm, 0).train.weight_decay for arm in (*groups["tuned"],)
