@@ -240,8 +240,7 @@ class _Loop:
                 for name, seconds in train_batch.seconds.items():
                     made[name] = made.get(name, 0.0) + seconds
                 samples += [sample.id for sample in train_batch.samples]
-                named = results[-1].terms
-                empty = [name for name in share.learned.empty if name in named]
+                empty = share.learned.empty  # of the step, in each of its passes
                 self._tokens += int(train_batch.batch.mask.sum())
                 self._asking.note(train_batch.readings, train_batch.asking)
                 self._count_routing(results[-1], train_batch)
@@ -256,7 +255,8 @@ class _Loop:
         if self._bad.note(step + 1, applied, trouble, samples) and (
             step % self._config.log_every == 0 or step == self._job.steps - 1
         ):
-            self._log(results, step, rates | ({"empty": empty} if empty else {}), made)
+            idle = [name for name in empty if name in results[-1].terms]
+            self._log(results, step, rates | ({"empty": idle} if idle else {}), made)
 
     def _passes(
         self, step: int, train_batches: Iterator[TrainBatch]

@@ -91,7 +91,8 @@ def agreement(consensus: Consensus, stats: CalibrationStats) -> Tensor:
 
     Returns:
         (L, D) float64 in [-1, 1]: correlation, the mean over pairs of teachers; of two
-        teachers the canonical correlation. 0 where a guess does not vary.
+        teachers, fitted on these texts at strength 0, the canonical one. 0 where a
+        guess does not vary.
     """
     widths = [part.shape[1] for part in consensus.parts]
     rows = [block.split(widths, 2) for block in stats.cov_x.split(widths, 1)]

@@ -11,6 +11,7 @@ from experiments.config.measuring import AlarmConfig
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.run.alarms import Alarms
+from experiments.run.driver import run_training
 from tests.experiments.small_runs import small_config
 
 START = {"std_k": 2.0, "std_v": 1.0, "rank_k": 40.0, "rank_v": 20.0}
@@ -137,6 +138,20 @@ def test_a_term_that_compares_nothing_for_three_lines_is_told(watch):
     assert "term 'h' has found nothing to compare in 3 lines" in shown[0]
     assert names(alarms.see(train(7, "h", "kv_k"))) == []
     assert names(alarms.see(train(8, "kv_k"))) == ["empty kv_k"]
+
+
+def test_a_run_whose_term_compares_no_token_says_so(tmp_path, tiny_zoo, capsys):
+    hidden = {"use": "match", "site": "hidden", "distance": "mse"}
+    off = dict.fromkeys(("lambda_k", "lambda_v", "beta_cos", "gamma_kl"), 0)
+    loss = off | {"outcome_every": 0, "skip_sinks": 1000}
+    loss["terms"] = {"h": hidden | {"projector": "linear"}}
+    config = small_config(tmp_path, tiny_zoo, {"train": {"steps": 3}, "loss": loss})
+    run = run_training(load_config(config))
+    lines = list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines()))
+    assert [line["empty"] for line in lines if line["kind"] == "train"] == [["h"]] * 3
+    assert "empty h" in [line.get("alarm") for line in lines]
+    said = capsys.readouterr().err
+    assert "term 'h' has found nothing to compare in 3 lines" in said
 
 
 def test_low_coverage_is_known_before_the_first_step(watch):

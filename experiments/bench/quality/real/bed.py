@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 
 from align.errors import InputError
 from align.support.cache_folder import made_folder
+from align.support.whole_file import write_whole
 from experiments.bench.quality.bed import CONFIG, write_texts
 from experiments.config.packaged import config_path
 from teacher.zoo import zoo_samples
@@ -63,9 +63,7 @@ def prepare_real(folder: Path, texts: int) -> Path:
     # Unlike texts it says what arms do, and follows the packaged one.
     config, written = bed / CONFIG, yaml.safe_dump(_config(bed), sort_keys=False)
     if not config.is_file() or config.read_text(encoding="utf-8") != written:
-        partial = bed / f"{CONFIG}.{os.getpid()}"
-        partial.write_text(written, encoding="utf-8")
-        partial.replace(config)  # workers of another call may read it
+        write_whole(config, written)  # workers of another call may read it
     return config
 
 
