@@ -113,9 +113,7 @@ class NamedHead:
             (N,) float32, nats: what :meth:`logits` come to, normalised.
         """
         known, named, log_probs, even = self._parts(rows)
-        others = self.size - known.sum(1)
-        rest = torch.where(others > 0, even + others.log(), -torch.inf)
-        total = log_probs.masked_fill(~known, -torch.inf).logsumexp(1).logaddexp(rest)
+        total = self._total(known, log_probs, even)
         here = named == ids[:, None].to(named.dtype)  # of the vocabulary, hence known
         place = here.byte().argmax(1, keepdim=True)  # no token is named twice
         alone = log_probs.gather(1, place)[:, 0]
@@ -136,6 +134,39 @@ class NamedHead:
         logits = even[:, None].repeat(1, self.size + 1)
         places = torch.where(known, ids, self.size).long()
         return logits.scatter_(1, places, log_probs)[:, :-1]
+
+    def pool(self, rows: Tensor, group: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Add up the probability of each group of tokens, without a logit of the rest.
+
+        Args:
+            rows: (N, W) float.
+            group: (V,) int64 in [-1, K); tokens of -1 are in none.
+            size: K.
+
+        Returns:
+            (N, K), what the logsumexp over each group's :meth:`logits` comes to; and
+            (N,), over all of the vocabulary.
+        """
+        known, ids, log_probs, even = self._parts(rows)
+        total = self._total(known, log_probs, even)
+        # One group more takes what is in none, and places where no token is named.
+        named = torch.where(known, group[ids.clamp(0, self.size - 1).long()], -1)
+        place = torch.where(named < 0, size, named)
+        kinds = torch.bincount(group[group >= 0], minlength=size + 1)
+        others = kinds.to(rows.dtype).repeat(len(rows), 1)
+        others = others.scatter_add_(1, place, -torch.ones_like(log_probs))
+        pooled = others.clamp_min_(0).log_().add_(even[:, None])
+        least = torch.finfo(rows.dtype).min
+        top = pooled.scatter_reduce(1, place, log_probs, "amax").clamp_min_(least)
+        share = (log_probs - top.gather(1, place)).exp_()
+        pooled = pooled.sub_(top).exp_().scatter_add_(1, place, share).log_().add_(top)
+        return pooled[:, :size], total
+
+    def _total(self, known: Tensor, log_probs: Tensor, even: Tensor) -> Tensor:
+        """(N,) logsumexp over the vocabulary, of :meth:`_parts`."""
+        others = self.size - known.sum(1)
+        rest = torch.where(others > 0, even + others.log(), -torch.inf)
+        return log_probs.masked_fill(~known, -torch.inf).logsumexp(1).logaddexp(rest)
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(N, k + 1) which tokens are named, their ids, as the floats they came in, and

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
         projected_divergence,
     )
     from student.output.across.likelihood import chunk_likelihood
+    from student.output.across.pooling import pool_head, pool_logits
     from student.output.across.vocabulary import (
         CommonPieces,
         Spelling,
         byte_vectors,
         common_pieces,
-        pool_logits,
     )
     from student.output.divergence.labels import Labels
     from student.output.divergence.linear_blocks import linear_blocks
@@ -63,6 +63,7 @@ __all__ = [
     "projected_divergence",
     "byte_vectors",
     "common_pieces",
+    "pool_head",
     "pool_logits",
     "token_bytes",
     "Chunks",

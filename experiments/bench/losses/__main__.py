@@ -16,7 +16,7 @@ import sys
 
 from experiments.bench.measure import one_thread, show
 
-PARTS = ("divergence", "transport")
+PARTS = ("divergence", "transport", "pieces")
 """Each a module beside this one whose ``bars(rounds=)`` are measured."""
 
 PEERS = ("gold",)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from align.views import Head, LinearHead
 from student.output.across.likelihood import log1mexp
+from student.output.across.pooling import pool_head, pool_logits
 from student.output.across.vocabulary import (
     CommonPieces,
     Spelling,
     byte_vectors,
-    pool_logits,
 )
 from student.output.divergence.divergence import divergence
-from student.output.divergence.linear import BLOCK, logits_of, narrowed
+from student.output.divergence.linear import BLOCK
 from student.output.divergence.linear_blocks import linear_blocks
 from student.output.divergence.row_divergence import Divergence
 
@@ -126,19 +126,27 @@ def projected_divergence(
     settings = settings or Divergence()
 
     def one_block(logits: Tensor, student_chain: Tensor, rows: slice) -> Tensor:
-        with torch.no_grad():
-            states = narrowed(teacher_hidden[rows], teacher_head)
-            teacher_logits = logits_of(states, teacher_head, logits.dtype)
         s = pool_logits(logits, pieces.student, pieces.size)
-        t = pool_logits(teacher_logits, pieces.teacher, pieces.size)
+        t, total = pool_head(
+            teacher_hidden[rows],
+            teacher_head,
+            pieces.teacher,
+            pieces.size,
+            dtype=logits.dtype,
+            all_tokens=chains is not None,
+        )
         if chains is not None:
             separate = chains.separate[rows]
             s = _with_chain(
-                s, logits, student_chain, chains.student_piece[rows], separate
+                s,
+                logits.logsumexp(-1),
+                student_chain,
+                chains.student_piece[rows],
+                separate,
             )
             t = _with_chain(
                 t,
-                teacher_logits,
+                total,
                 chains.teacher[rows],
                 chains.teacher_piece[rows],
                 separate,
@@ -183,10 +191,10 @@ def chains_of(
 
 
 def _with_chain(
-    pooled: Tensor, logits: Tensor, chain: Tensor, piece: Tensor, separate: Tensor
+    pooled: Tensor, total: Tensor, chain: Tensor, piece: Tensor, separate: Tensor
 ) -> Tensor:
     """(n, K) logits of pieces -> (n, K + 1) log probabilities, the stretch's last."""
-    log_p = pooled - logits.logsumexp(-1, keepdim=True).to(pooled.dtype)
+    log_p = pooled - total[:, None].to(pooled.dtype)
     chain = chain.to(pooled.dtype)
     at = piece.clamp_min(0)[:, None]
     whole = log_p.gather(1, at)[:, 0]

@@ -102,7 +102,8 @@ def common_pieces(
     A token that both have is itself. Any other is cut by the other tokenizer, and
     stands for the first token of that, cut again by its own tokenizer where it does
     not have it either, and so on: each cut is shorter. So both models' next tokens
-    become the same outcomes, and :func:`pool_logits` compares them by any divergence.
+    become the same outcomes; :func:`student.output.pool_logits` makes logits of them
+    for any divergence.
 
     Args:
         student: a tokenizer that was read.
@@ -136,42 +137,6 @@ def common_pieces(
                 out[id_] = both[piece]
         sides.append(out)
     return CommonPieces(sides[0], sides[1], len(both))
-
-
-def pool_logits(logits: Tensor, piece: Tensor, size: int) -> Tensor:
-    """Add up the probability of all tokens that begin with the same piece.
-
-    Args:
-        logits: (N, V) float.
-        piece: (V,) int64 in [-1, K); tokens of -1 are left out.
-        size: K.
-
-    Returns:
-        (N, K) at least float32, the logsumexp of each piece's tokens: logits over the
-        pieces, for any divergence between models of unlike vocabularies. A softmax of
-        them leaves the mass of tokens without a piece out.
-
-    Raises:
-        ValueError: the shapes do not match.
-    """
-    if logits.dim() != 2 or piece.shape != logits.shape[1:]:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)} and piece {tuple(piece.shape)}; "
-            "give (N, V) and (V,), see student_size of common_pieces"
-        )
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    kept = (piece >= 0).nonzero()[:, 0]
-    index = piece[kept]
-    # tokens first: rows that lie together are added up several times as fast; and in
-    # place: a fresh (V, N) for every step of it takes as long as the step
-    x = logits.T[kept].to(wide)
-    least = torch.finfo(wide).min
-    top = x.new_full((size, len(logits)), least)
-    places = index[:, None].expand_as(x)
-    top = top.scatter_reduce_(0, places, x.detach(), "amax").clamp_min_(least)
-    share = x.sub_(top[index]).exp_()
-    pooled = torch.zeros_like(top).index_add_(0, index, share).log_().add_(top)
-    return pooled.T.contiguous()
 
 
 def _first_piece(spelling: Spelling) -> Callable[[bytes], bytes | None]:

@@ -6,7 +6,6 @@ from student.output.across.vocabulary import (
     Spelling,
     byte_vectors,
     common_pieces,
-    pool_logits,
 )
 
 
@@ -46,27 +45,6 @@ def test_a_vocabulary_shares_all_its_pieces_with_itself(load):
     found = common_pieces(spelling, spelling)
     assert found.size == 899 and torch.equal(found.student, found.teacher)
     assert len(found.student.unique()) == 900
-
-
-def test_pooling_adds_the_probabilities_of_a_piece():
-    torch.manual_seed(0)
-    logits = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
-    piece = torch.tensor([2, 0, -1, 0, 1, 0])
-    got = pool_logits(logits, piece, 3)
-    groups = [[1, 3, 5], [4], [0]]
-    expected = torch.stack([logits[:, g].logsumexp(1) for g in groups], 1)
-    torch.testing.assert_close(got, expected)
-    assert torch.autograd.gradcheck(lambda x: pool_logits(x, piece, 3), logits)
-
-
-def test_pooling_extreme_logits_stays_finite_in_bfloat16():
-    logits = torch.tensor([[1e4, -1e4, 0, -torch.inf]]).bfloat16().requires_grad_()
-    got = pool_logits(logits, torch.tensor([0, 1, 1, 1]), 2)
-    torch.testing.assert_close(got, torch.tensor([[9984.0, 0.0]]))
-    got.sum().backward()
-    assert logits.grad.isfinite().all()
-    with pytest.raises(ValueError, match="give \\(N, V\\) and \\(V,\\)"):
-        pool_logits(logits, torch.tensor([0]), 1)
 
 
 def test_vectors_follow_the_spelling_and_nothing_else():
