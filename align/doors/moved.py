@@ -26,7 +26,7 @@ MOVED = {
     "align.chat_rows": "align.text.chat_rows",
     "align.conversation": "align.text.conversation",
     "align.csv_rows": "align.text.csv_rows",
-    "align.cumulative": "align.support.cumulative",
+    "align.cumulative": "align.tokens.placed",
     "align.cut": "align.tokens.cut",
     "align.extras": "align.support.extras",
     "align.fonts": "align.pictures.fonts",

@@ -11,11 +11,12 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from functools import lru_cache
 
 import torch
+
+from align.support.children import wait_for
 
 ISA = "ONEDNN_MAX_CPU_ISA"
 """The environment variable with which oneDNN is told what it may use."""
@@ -75,15 +76,7 @@ def _forked() -> int | None:
         child = os.fork()
     if not child:
         _try_and_end()
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    return wait_for(child, _PATIENCE, every=0.002)
 
 
 def _try_and_end() -> None:

@@ -16,10 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from align.support.cumulative import cumulative
 from align.tokens.offsets import MARKER
 from align.tokens.pieces import byte_of_piece
-from align.tokens.placed import Ints, Placed, ids_of
+from align.tokens.placed import Ints, Placed, cumulative, ids_of
 
 Bools = NDArray[np.bool_]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from align.support.cumulative import cumulative
+from align.tokens.placed import cumulative
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
@@ -75,3 +76,13 @@ def filled(spans: Ints, before: int, width: int) -> Ints:
     if tokens:
         out[:, after:] = spans[:, -1:, 1:]
     return out
+
+
+def cumulative(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Turn (..., n) int64 values into their running total over n, in place.
+
+    Torch's kernel takes a tenth of the time of ``numpy.cumsum``, which on all
+    characters of a batch was a large part of what its alignment cost.
+    """
+    torch.from_numpy(values).cumsum_(-1)
+    return values

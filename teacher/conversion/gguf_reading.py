@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from os.path import samefile
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -40,8 +39,11 @@ def read_once(path: Path) -> Iterator[None]:
             kept.append(_quick(whole)(file))
         return kept[0]
 
-    with patch.object(gguf, "GGUFReader", reader):
+    gguf.GGUFReader = reader
+    try:
         yield
+    finally:
+        gguf.GGUFReader = whole
 
 
 def _quick(whole: type) -> type:

@@ -8,12 +8,13 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from align.support.children import wait_for
 
 PROCESSOR_SECONDS = 120
 WALL_SECONDS = 600
@@ -46,9 +47,9 @@ def run_apart(action: Callable[[], int], scratch: Path) -> Ending:
     child = os.fork()
     if child == 0:
         _be_child(action, out, err)
-    code = _wait(child)
+    code = wait_for(child, WALL_SECONDS, every=0.005)
     return Ending(
-        code=code,
+        code=-signal.SIGALRM if code is None else code,
         out=out.read_text(encoding="utf-8", errors="replace"),
         err=err.read_text(encoding="utf-8", errors="replace"),
         seconds=_spent() - began,
@@ -100,18 +101,6 @@ def _bound() -> None:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + MORE_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _wait(child: int) -> int:
-    end = time.monotonic() + WALL_SECONDS
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return -signal.SIGALRM
 
 
 def _spent() -> float:
