@@ -150,11 +150,12 @@ class NamedHead:
         known, ids, log_probs, even = self._parts(rows)
         total = self._total(known, log_probs, even)
         # One group more takes what is in none, and places where no token is named.
-        named = torch.where(known, group[ids.clamp(0, self.size - 1).long()], -1)
-        place = torch.where(named < 0, size, named)
-        kinds = torch.bincount(group[group >= 0], minlength=size + 1)
-        others = kinds.to(rows.dtype).repeat(len(rows), 1)
-        others = others.scatter_add_(1, place, -torch.ones_like(log_probs))
+        group = torch.where(group < 0, size, group)
+        place = torch.where(known, group[ids.clamp(0, self.size - 1).long()], size)
+        kinds = rows.new_zeros(size + 1)
+        kinds.index_add_(0, group, torch.ones_like(group, dtype=rows.dtype))
+        others = kinds.repeat(len(rows), 1)
+        others.scatter_add_(1, place, -torch.ones_like(log_probs))
         pooled = others.clamp_min_(0).log_().add_(even[:, None])
         least = torch.finfo(rows.dtype).min
         top = pooled.scatter_reduce(1, place, log_probs, "amax").clamp_min_(least)

@@ -74,7 +74,15 @@ def pool_head(
     Returns:
         (N, K) logits of the pieces; and (N,) the logsumexp over all tokens, also those
         without a piece, where it is asked for. No gradients.
+
+    Raises:
+        ValueError: ``piece`` is of another vocabulary than the head.
     """
+    if piece.shape != (head.size,):
+        raise ValueError(
+            f"piece has shape {tuple(piece.shape)} beside a head of {head.size} tokens; "
+            "give one number a token, see teacher_size of common_pieces"
+        )
     if isinstance(head, NamedHead):
         return head.pool(hidden.to(dtype), piece, size)
     pooled = hidden.new_empty((len(hidden), size), dtype=dtype)

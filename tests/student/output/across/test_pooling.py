@@ -81,3 +81,9 @@ def test_of_a_matrix_few_logits_are_held_at_once(pieces, monkeypatch):
     whole = logits_of(hidden, head, torch.float32)
     torch.testing.assert_close(pooled, pool_logits(whole, pieces, 11))
     torch.testing.assert_close(total, whole.logsumexp(1))
+
+
+@pytest.mark.parametrize("head", [NamedHead(V, 6), LinearHead(drawn(V, 13))])
+def test_pieces_of_another_vocabulary_are_refused(pieces, head):
+    with pytest.raises(ValueError, match="shape \\(39,\\) beside a head of 40 tokens"):
+        pool_head(drawn(2, head.width), head, pieces[1:], 11, dtype=torch.float32)
