@@ -80,8 +80,8 @@ def pool_head(
     """
     if piece.shape != (head.size,):
         raise ValueError(
-            f"piece has shape {tuple(piece.shape)} beside a head of {head.size} tokens; "
-            "give one number a token, see teacher_size of common_pieces"
+            f"piece has shape {tuple(piece.shape)} beside a head of {head.size} tokens"
+            "; give one number a token, see teacher_size of common_pieces"
         )
     if isinstance(head, NamedHead):
         return head.pool(hidden.to(dtype), piece, size)
