@@ -28,15 +28,16 @@ _TOKENIZERS = {
 """Each family's folder among the true ones, and its kind among the small ones."""
 
 
-def save_real(name: str, folder: Path) -> Path:
+def save_real(name: str, folder: Path, *, true: bool = True) -> Path:
     """Save one family's model and tokenizer.
 
     Args:
         name: of ``DECODERS`` or ``ENCODERS``.
         folder: to write into.
+        true: take the true tokenizer where it lies beside the checkout.
     """
-    true, kind = _TOKENIZERS[name]
-    tokenizer = real(true) if outside(true) else small(kind)
+    lying, kind = _TOKENIZERS[name]
+    tokenizer = real(lying) if true and outside(lying) else small(kind)
     torch.manual_seed(len(name))
     # some rows more than ids, as true models have
     _model(name, -(-(largest_id(tokenizer) + 1) // 64) * 64).save_pretrained(folder)

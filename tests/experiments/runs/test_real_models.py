@@ -54,6 +54,13 @@ def real(tmp_path_factory):
     return get
 
 
+@pytest.fixture
+def small(tmp_path):
+    """Makes the same with small tokenizers of their kinds, whatever lies beside the
+    checkout."""
+    return lambda name: save_real(name, tmp_path / name, true=False)
+
+
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory):
     """Files in two scripts, beginnings of the true ones where they lie beside the
@@ -78,7 +85,7 @@ def texts(tmp_path_factory):
     return [f"{name}={folder / file}" for name, file in names.items()]
 
 
-def beginning(file, most=20_000):
+def beginning(file, most=6_000):
     """Whole lines of a file, as its bytes say them."""
     text = file.read_bytes().decode()
     return text[: text.rindex("\n", 0, most) + 1]
@@ -149,26 +156,6 @@ def loads_alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_phases_with_real_tokenizers_in_two_scripts(real, texts, tmp_path):
-    teachers = [real(name) for name in ("gpt2", "mistral", "bert-chinese", "t5")]
-    phases = ["multi_basic", "z_space"]
-    given = words(
-        tmp_path, real("llama2"), teachers, texts=texts, phases=phases, steps=2
-    )
-    assert main(["train", *given, "train.engine=torch"]) == 0
-    summary = check_run(tmp_path / "real", phases, 2)
-    first, last = (phase["coverage"] for phase in summary["phases"])
-    assert set(first) == {"gpt2", "mistral"}
-    assert set(last) == {"gpt2", "mistral", "bert-chinese", "t5"}
-    # Byte-level and byte-fallback teachers read everything; BERT leaves blanks out,
-    # and T5 reads a whole run of Chinese as one unknown token.
-    assert min(first.values()) > 0.95
-    assert last["bert-chinese"] > 0.85
-    assert last["t5"] > T5_LEAST
-    assert set(summary["phases"][0]["bpc"]) == {"english", "chinese", "novel", "math"}
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_phases_with_every_real_family(real, texts, tmp_path, loads_alone):
     teachers = [real(name) for name in (*DECODERS, *ENCODERS)]
@@ -182,6 +169,8 @@ def test_all_phases_with_every_real_family(real, texts, tmp_path, loads_alone):
     decoders = {name.replace(".", "") for name in DECODERS}
     assert set(taught["routing"]) == decoders
     assert set(taught["z_space"]) == decoders | set(ENCODERS)
+    # Byte-level and byte-fallback teachers read everything; BERT leaves blanks out,
+    # and T5 reads a whole run of Chinese as one unknown token.
     for name, share in taught["z_space"].items():
         least = 0.95 if name in decoders else T5_LEAST if name == "t5" else 0.85
         if name == "qwen25" and not SHARED.is_dir():
@@ -189,6 +178,7 @@ def test_all_phases_with_every_real_family(real, texts, tmp_path, loads_alone):
             # leaves those tokens nothing that a causal aligner may give them.
             least = 0.94
         assert share > least, name
+    assert set(summary["phases"][0]["bpc"]) == {"english", "chinese", "novel", "math"}
     kinds = {name: t["kind"] for name, t in summary["teachers"].items()}
     assert kinds["bert"] == kinds["bert-chinese"] == "encoder"
     assert kinds["t5"] == "encoder-decoder"
@@ -201,13 +191,13 @@ def test_all_phases_with_every_real_family(real, texts, tmp_path, loads_alone):
 def test_students_of_other_families_learn_and_load_alone(
     real, texts, tmp_path, loads_alone, student
 ):
-    teachers = [real(name) for name in ("llama2", "gpt2", "pythia")]
-    phases = ["multi_basic", "routing"]
+    teachers = [real(name) for name in ("llama2", "gpt2")]
     given = words(
-        tmp_path, real(student), teachers, texts=texts[:2], phases=phases, steps=2
+        tmp_path, real(student), teachers, texts=texts[:2], phases=["routing"], steps=2
     )
-    assert main(["train", *given, "train.engine=torch", "loss.outcome_every=1"]) == 0
-    check_run(tmp_path / "real", phases, 2)
+    given += ["train.engine=torch", "phase.routing.teachers.min=2"]
+    assert main(["train", *given, "loss.outcome_every=1"]) == 0
+    check_run(tmp_path / "real", ["routing"], 2)
     assert loads_alone(tmp_path / "real" / "student").endswith(
         ("ForCausalLM", "LMHeadModel")
     )
@@ -215,14 +205,14 @@ def test_students_of_other_families_learn_and_load_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_script_takes_local_folders(real, texts, tmp_path, loads_alone):
-    teachers = [real(name) for name in ("gpt2", "opt", "qwen2.5", "bert")]
+def test_the_script_takes_local_folders(small, texts, tmp_path, loads_alone):
+    teachers = [small(name) for name in ("gpt2", "opt", "qwen2.5", "bert")]
     kept = ("PATH", "HOME", "LANG", "OMP_NUM_THREADS")
     environment = {name: os.environ[name] for name in kept if name in os.environ} | {
         "PYTHON": sys.executable,
         "HF_HUB_OFFLINE": "1",
         "NPROC_PER_NODE": "1",
-        "STUDENT_MODEL": str(real("llama2")),
+        "STUDENT_MODEL": str(small("llama2")),
         "TEACHER_MODELS": " ".join(map(str, teachers)),
         "PHASE": "2 4 5",
         "FUSION_METHOD": "",
