@@ -2,11 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from experiments.run.driver import run_training
 from experiments.run.plan import plan_run
 from experiments.sources import ranks
 from experiments.sources.distant import Distant, homes, movable
-from student.loop.launch import Parting
+from student.config import TrainConfig
+from student.loop.launch import MEETING, Parting
 from teacher.distant.wire import LEAVE, Line, LineGoneError, Message, pack
 from teacher.hub import pinned
 from teacher.sources.files import Files, ZooModel
@@ -85,42 +87,32 @@ def test_processes_that_are_started_again_read_nothing_of_their_first_life(
     assert not Parting(1, 1, 1).store().check(["address"])
 
 
-LOST = """
-import os, signal, time
-from datetime import timedelta
-from types import SimpleNamespace
-
-from experiments.sources import ranks
-from student.config import TrainConfig
-from student.loop.launch import Parting
-from teacher.sources.files import ZooModel
-
-ranks.patience_of = lambda engine: timedelta(seconds=6)
-train, began = TrainConfig(teacher_ranks=1), time.monotonic()
-config = SimpleNamespace(store=SimpleNamespace(read=[]))
-if student := os.fork():
-    ranks.answer_students(Parting(1, 1, 1), train, None)
-    print(f"after {time.monotonic() - began}")
-    os.kill(student, signal.SIGKILL)
-else:
-    with ranks.among_students(Parting(1, 1, 0), config, {"a": ZooModel("a")}, train):
+def lose(words):
+    """Be a rank that holds teachers, and one that trains and then stands still."""
+    ranks.patience_of = lambda engine: timedelta(seconds=6)
+    train, began = TrainConfig(teacher_ranks=1), time.monotonic()
+    config = SimpleNamespace(store=SimpleNamespace(read=[]))
+    if student := os.fork():
+        ranks.answer_students(Parting(1, 1, 1), train, None)
+        print(f"after {time.monotonic() - began}", flush=True)
+        os.kill(student, signal.SIGKILL)
+        return
+    sources = {"a": ZooModel("a")}
+    with ranks.among_students(Parting(1, 1, 0), config, sources, train):
         time.sleep(9)
         os.kill(os.getpid(), signal.SIGSTOP)
-"""
 
 
 @pytest.mark.slow
-def test_a_rank_waits_for_who_is_silent_but_not_for_ever_for_who_is_lost(tmp_path):
+def test_a_rank_waits_for_who_is_silent_but_not_for_ever_for_who_is_lost(
+    warm, tmp_path
+):
     """A machine that is gone closes no connection; one that stands still is like it."""
-    place = {"MTKD_MEETING": str(tmp_path / "meeting"), "WORLD_SIZE": "2"}
-    ended = subprocess.run(
-        [sys.executable, "-c", LOST],
-        env={**os.environ, **place, "LOCAL_WORLD_SIZE": "2"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    said = ended.stdout + ended.stderr
+    place = {MEETING: str(tmp_path / "meeting"), "WORLD_SIZE": "2"}
+    place["LOCAL_WORLD_SIZE"] = "2"
+    log = tmp_path / "log.txt"
+    warm.start(f"{__name__}:lose", log=log, environ=place).wait(timeout=240)
+    said = log.read_text()
     assert "process 1: process 0, which trains, is gone: nothing was heard" in said
     assert "for 0:00:06 (hours" in said, said
     assert float(said.partition("after ")[2].split()[0]) > 9 + 6 - 1  # less a sign's

@@ -1,8 +1,7 @@
 """One optimiser step, the same whichever way it is driven."""
 
+import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,12 @@ from student.loop.engine import (
     OtherProcessError,
     parameter_groups,
 )
-from student.loop.launch import LAUNCH_VARIABLES, assert_whole_world, deepspeed_config
+from student.loop.launch import (
+    LAUNCH_VARIABLES,
+    MEETING,
+    assert_whole_world,
+    deepspeed_config,
+)
 from student.loop.trainer import Job, train_phase
 from tests.listening import listening, needs_proc
 from tests.student.watching import Watching
@@ -241,69 +245,25 @@ def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
         assert_whole_world(1)
 
 
-TWO_RANKS = """
-import json, sys
-import torch
-from torch import nn
-from align.schedules import Timetable
-from student.config import TrainConfig
-from student.loop.data_order import sample_indices
-from student.loop.engine import Engine
-
-config = TrainConfig(batch_size=2, grad_accum=1, zero_stage=1)
-engine = Engine(config)
-
-
-class Line(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.timetable = Timetable()
-        self.student = nn.Linear(1, 1, bias=False)
-        nn.init.zeros_(self.student.weight)
-
-    def forward(self, x):
-        return (self.student(x) - 3 * x).square().mean()
-
-
-model, read, losses = Line(), [], []
-with engine.prepared(model, config, 6) as prepared:
-    for step in range(6):
-        prepared.set_learning_rate(step)
-        own = sample_indices(24, 0, step * 2 * engine.world_size, 2, engine.rank)
-        read += own
-        with prepared.accumulate():
-            loss = prepared.module(torch.tensor([[float(i)] for i in own]))
-            prepared.backward(loss)
-            assert prepared.step()
-total = engine.sum([float(engine.rank), 2.0])
-print(json.dumps({
-    "rank": engine.rank, "world": engine.world_size, "main": engine.is_main,
-    "read": read, "weight": float(model.student.weight), "total": total,
-    "any": engine.any(engine.rank == 1), "none": engine.any(False),
-}), file=open(f"{sys.argv[1]}/{engine.rank}.json", "w"))
-engine.barrier()
-engine.close()
-"""
-
-
 @pytest.mark.slow
-def test_two_processes_share_a_step_and_no_sample(tmp_path: Path):
-    import json
-
-    script = tmp_path / "train.py"
-    script.write_text(TWO_RANKS)
-    root = Path(__file__).parents[3]
-    command = [
-        *(sys.executable, "-m", "experiments.launcher", "--nproc-per-node=2"),
-        *(str(script), str(tmp_path)),
+def test_two_processes_share_a_step_and_no_sample(warm, tmp_path: Path):
+    launch = {MEETING: str(tmp_path / "meeting"), "WORLD_SIZE": "2"}
+    launch["LOCAL_WORLD_SIZE"] = "2"
+    started = [
+        warm.start(
+            "tests.student.two_ranks:main",
+            str(tmp_path),
+            log=tmp_path / "log.txt",
+            environ={**launch, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
     ]
-    launched = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    env = {k: v for k, v in os.environ.items() if k not in launched}
-    env |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=280, cwd=root
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    try:
+        codes = [process.wait(timeout=280) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [0, 0], (tmp_path / "log.txt").read_text()[-3000:]
     one, two = (json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1))
     assert one["world"] == two["world"] == 2
     assert (one["main"], two["main"]) == (True, False)

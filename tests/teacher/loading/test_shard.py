@@ -1,9 +1,6 @@
 """Teachers split over processes; what these do is at the end."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,6 @@ from teacher.loading.quantise import quantise
 from teacher.loading.shard import blocks, is_sharded, shard
 from tests.teacher.loading.test_quantise import gpt2, qwen, t5
 
-ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 
 
@@ -44,13 +40,15 @@ def test_what_cannot_be_split_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_whole_model_s_keys_and_values_bit_for_bit(tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def test_two_processes_give_the_whole_model_s_keys_and_values_bit_for_bit(
+    warm, tmp_path
+):
     started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / f"{rank}.json"), str(rank)],
-            env={**env, "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=(tmp_path / f"{rank}.err").open("w"),
+        warm.start(
+            f"{__name__}:main",
+            *(str(tmp_path / f"{rank}.json"), str(rank)),
+            log=tmp_path / f"{rank}.err",
+            environ={"GLOO_SOCKET_IFNAME": "lo"},
         )
         for rank in range(2)
     ]
@@ -90,18 +88,22 @@ def size(model: nn.Module) -> int:
     return sum(x.numel() * x.element_size() for x in held)
 
 
-def main():
+def main(words):
+    """Be one of two processes.
+
+    Args:
+        words: a file beside which they meet, that takes what was found; the rank.
+    """
+    out, rank = Path(words[0]), int(words[1])
     torch.set_num_threads(1)
-    rank, meeting = int(sys.argv[2]), Path(sys.argv[1]).with_name("meeting")
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+        "gloo",
+        init_method=f"file://{out.with_name('meeting')}",
+        rank=rank,
+        world_size=2,
     )
     kinds = ("none", "int8", "int4")
     found = [compare(b, k, rank) for b in (qwen, gpt2, t5) for k in kinds]
     said = {"equal": [same for same, _ in found], "held": [part for _, part in found]}
-    Path(sys.argv[1]).write_text(json.dumps(said))
+    out.write_text(json.dumps(said))
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
