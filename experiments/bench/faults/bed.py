@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -100,10 +100,18 @@ class Bed:
                 )
                 number += 1
 
-    def try_case(self, case: Case) -> Iterator[dict[str, Any]]:
-        """Let every reader of the subject read the damaged file; what became of it."""
+    def try_case(
+        self, case: Case, only: Container[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Let readers of the subject read the damaged file; what became of it.
+
+        Args:
+            case: what is damaged.
+            only: names of those who read it; None: all of the subject's.
+        """
         subject = next(s for s in self.subjects if s.name == case.subject)
-        for reader in subject.readers:
+        readers = [r for r in subject.readers if only is None or r.name in only]
+        for reader in readers:
             restore(self.whole(subject), self.place)
             do_harm(case.harm, self.place / case.file, self.place)
             yield {
