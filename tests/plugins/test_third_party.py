@@ -38,15 +38,15 @@ def pip_install(package: Path, target: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def python(code: str, *path: Path, **environ: str) -> str:
-    """Run code in a fresh interpreter that sees these folders."""
+def python(code: str, *words: str, path: list[Path]) -> str:
+    """Run code with words in a fresh interpreter that sees these folders."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("MTKD_")}
     env["PYTHONPATH"] = os.pathsep.join(str(p) for p in [*path, ROOT])
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        env=env | environ,
+        env=env,
         cwd=path[0],
     )
     assert done.returncode == 0, done.stderr
@@ -375,12 +375,20 @@ def test_a_run_uses_the_package_by_name_until_it_is_uninstalled(
         assert len(said.splitlines()) == 1 and known in said
 
 
+SCAFFOLDED = f"""
+{DESCRIBE}
+import sys, pytest
+print(pytest.main(["-q", sys.argv[1]]))
+"""
+
+
 @pytest.mark.slow
 def test_a_scaffolded_package_installs_and_passes_its_own_tests(tmp_path):
     folder = new_plugin("spread", "router", tmp_path)
     pip_install(folder, tmp_path / "site")
-    rows = json.loads(python(DESCRIBE, tmp_path / "site"))
+    shown = python(SCAFFOLDED, str(folder / "tests"), path=[tmp_path / "site"])
+    described, _, tested = shown.partition("\n")
+    rows = json.loads(described)
     row = next(r for r in rows if r["distribution"] == "mtkd-spread")
     assert (row["kind"], row["name"]) == ("router", "spread")
-    code = f"import pytest; print(pytest.main(['-q', {str(folder / 'tests')!r}]))"
-    assert "2 passed" in python(code, tmp_path / "site")
+    assert "2 passed" in tested

@@ -239,5 +239,6 @@ def test_the_script_takes_local_folders(small, texts, tmp_path, loads_alone):
     phases = ["multi_basic", "routing", "z_space"]
     summary = check_run(run, phases, 2)
     assert summary["phases"][-1]["teachers"] == ["gpt2", "opt", "qwen2-5", "bert"]
+    assert "phase z_space: gpt2, opt, qwen2-5, bert" in done.stderr  # the check's
     assert "report:" in done.stdout
     assert loads_alone(run / "student") == "LlamaForCausalLM"
