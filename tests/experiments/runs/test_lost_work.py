@@ -158,9 +158,11 @@ def test_what_a_finished_phase_depends_on_cannot_be_changed(one_done, job, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["phase end", "checkpoint"])
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+@pytest.mark.parametrize(
+    ("engine", "when"), [("torch", "checkpoint"), ("deepspeed", "phase end")]
+)
 def test_no_room_for_a_file_keeps_the_phases_before(job, tmp_path, engine, when):
+    """A checkpoint of DeepSpeed's, test_faults.py has no room for."""
     train = {"engine": engine}
     every = {"checkpoint_every": 1} if when == "checkpoint" else {}
     assert job({"phases": ["dual"]}, f"train.engine={engine}")[0] == 0

@@ -30,9 +30,9 @@ LEARN = {
 @pytest.fixture
 def run(tiny_zoo, tmp_path, capsys):
     """Train by name with overrides; the logged losses, step by step."""
+    config = small_config(tmp_path, tiny_zoo, LEARN | {"store": place(tmp_path)})
 
     def train(name, *overrides):
-        config = small_config(tmp_path, tiny_zoo, LEARN | {"store": place(tmp_path)})
         words = [str(config), f"run.name={name}", *overrides]
         assert said(["train", *words], capsys) == (0, "")
         return losses(tmp_path / name)
@@ -214,10 +214,9 @@ def test_texts_longer_than_a_teachers_positions(
 
 @pytest.mark.slow
 def test_narrow_encodings_give_losses_within_their_errors(
-    run, tmp_path, capsys, monkeypatch
+    run, live, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("experiments.extraction.encoding_error.SAMPLES", 16)
-    live = run("live")
     for encoding in ("bfloat16", "int8"):
         words = [f"store.encoding={encoding}", f"store.name={encoding}"]
         extract(tmp_path, capsys, *words)
@@ -237,11 +236,10 @@ def test_every_form_teaches(run, tmp_path, capsys, form):
     words = [f"store.form={form}", "store.encoding=float32"]
     words += ["align.position_means=keep", "train.learning_rate=0.01"]
     words += ["train.steps=12"]
-    live = run("live", *words[2:])
     extract(tmp_path, capsys, *words)
     stored = run(form, "store.read=true", *words)
     if form == "aligned":  # the same numbers, brought over earlier
-        close(stored, live, 1e-5)
+        close(stored, run("live", *words[2:]), 1e-5)
     # At this rate most of the distance is gone by then, whatever the texts are.
     assert stored[-1]["kv_k"] < 0.8 * stored[0]["kv_k"]
 
@@ -250,7 +248,6 @@ def test_every_form_teaches(run, tmp_path, capsys, form):
 def test_a_stopped_run_goes_on_from_the_store_bit_for_bit(run, tmp_path, capsys):
     """Keys, values and next-token outputs."""
     outputs = ["phase.all.output.likelihood=1", "store.top_k=8"]
-    run("live", "train.steps=1")
     extract(tmp_path, capsys, "store.encoding=int8", *outputs)
     words = ["store.read=true", "store.encoding=int8", *outputs]
     whole = run("whole", *words)
