@@ -7,6 +7,7 @@ what is learned.
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -206,7 +207,9 @@ def test_students_of_other_families_learn_and_load_alone(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_script_takes_local_folders(small, texts, tmp_path, loads_alone):
+def test_the_script_takes_local_folders(small, texts, tmp_path, loads_alone, warm):
+    """It checks what it would start, which a process that has imported all then does:
+    tests/scripts sees to it that it starts that."""
     teachers = [small(name) for name in ("gpt2", "opt", "qwen2.5", "bert")]
     kept = ("PATH", "HOME", "LANG", "OMP_NUM_THREADS")
     environment = {name: os.environ[name] for name in kept if name in os.environ} | {
@@ -230,17 +233,23 @@ def test_the_script_takes_local_folders(small, texts, tmp_path, loads_alone):
     extra += ["baselines.ce_only=false", "baselines.single_teachers=none"]
     extra += ["samples.prompts=0"]
     done = subprocess.run(
-        ["bash", str(ROOT / "scripts" / "run_multi_teacher.sh"), *extra],
+        ["bash", str(ROOT / "scripts" / "run_multi_teacher.sh"), "--dry-run", *extra],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert "phase z_space: gpt2, opt, qwen2-5, bert" in done.stderr  # the check's
+    command = done.stdout.partition("\ncd ")[2].partition("\n")[2]
+    _, entry, *given = shlex.split(command.replace("\\\n", " "))
+    assert entry == str(ROOT / "experiments" / "train_multi_teacher_kv.py")
+    log = tmp_path / "log.txt"
+    process = warm.start("experiments.train_multi_teacher_kv:main", *given, log=log)
+    assert process.wait(timeout=600) == 0, log.read_text()
     run = tmp_path / "by-script"
     phases = ["multi_basic", "routing", "z_space"]
     summary = check_run(run, phases, 2)
     assert summary["phases"][-1]["teachers"] == ["gpt2", "opt", "qwen2-5", "bert"]
-    assert "phase z_space: gpt2, opt, qwen2-5, bert" in done.stderr  # the check's
-    assert "report:" in done.stdout
+    assert "report:" in log.read_text()
     assert loads_alone(run / "student") == "LlamaForCausalLM"
