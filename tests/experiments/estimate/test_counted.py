@@ -16,6 +16,7 @@ from student.transforms import FakeQuant, LowRank
 from student.unreached import freeze_unreached
 from tests.composites import gemma3
 from tests.experiments.assemble.test_outputs import Probe, with_objective
+from tests.experiments.recipes.planned import plan_of
 from tests.experiments.small_runs import said, small_config
 
 SMALL = LlamaConfig(
@@ -38,7 +39,7 @@ def sizes(lines, of):
 @pytest.mark.slow
 def test_the_plan_of_one_card_is_what_its_sizes_say():
     """Qwen2.5: hidden 3584 and 1536, 28 layers, by hand."""
-    lines = memory_plan(load_config("one_card"))
+    lines = plan_of("one_card")
     own, teacher = sizes(lines, "student"), sizes(lines, "qwen7b")
     layer = 2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960
     expected = 28 * layer * (1 / 2 + 1 / 64 + 4 / (64 * 256))

@@ -9,9 +9,9 @@ from experiments.cli import main
 from experiments.config.packaged import RECIPES, recipes, what_for
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import load_config, resolve_phases
-from experiments.estimate.counted import memory_plan
 from experiments.estimate.shapes import PUBLISHED, planned_model
 from teacher.names import ZOO
+from tests.experiments.recipes.planned import plan_of
 from tests.experiments.recipes.shrunk import FAMILIES, shrunk_models
 from tests.experiments.small_runs import said, write_text
 
@@ -115,9 +115,7 @@ def test_what_cannot_be_copied_is_said_and_nothing_is_overwritten(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_memory_that_it_names_is_what_is_planned(name):
     (planned,) = re.findall(r"([\d.]+) GiB planned", text_of(name))
-    processes = 8 if name == "two_nodes" else 1
-    lines = memory_plan(load_config(name), processes)
-    size = sum(line.size for line in lines) / 2**30
+    size = sum(line.size for line in plan_of(name)) / 2**30
     assert size == pytest.approx(float(planned), rel=0.02)
 
 
