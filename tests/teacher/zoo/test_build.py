@@ -61,8 +61,14 @@ def test_a_second_build_trains_nothing(tiny_zoo, monkeypatch):
     assert build_zoo(cache_dir=_cache(tiny_zoo), scale="tiny") == tiny_zoo
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Models as they are drawn, where a test is about who builds what."""
+    monkeypatch.setattr("teacher.zoo.train.fit", lambda *given: None)
+
+
 @pytest.mark.slow
-def test_a_changed_recipe_makes_a_model_out_of_date(tiny_zoo, tmp_path):
+def test_a_changed_recipe_makes_a_model_out_of_date(tiny_zoo, untrained, tmp_path):
     path = tmp_path / "zoo" / "tiny" / "student"
     path.mkdir(parents=True)
     told = {**build.read_manifest(tiny_zoo["student"]), "fingerprint": "0" * 16}
@@ -90,7 +96,9 @@ def test_one_recipe_gives_one_set_of_weights_and_a_log_hears_of_it(
 
 
 @pytest.mark.slow
-def test_finished_models_are_kept_when_another_fails(tmp_path, monkeypatch):
+def test_finished_models_are_kept_when_another_fails(
+    untrained, tmp_path, monkeypatch
+):
     from teacher.zoo import train
 
     real = train.train_model
@@ -128,7 +136,9 @@ def test_an_interrupt_stops_training_and_leaves_no_half_model(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_two_builds_at_the_same_time_train_a_model_once(tmp_path, monkeypatch):
+def test_two_builds_at_the_same_time_train_a_model_once(
+    untrained, tmp_path, monkeypatch
+):
     from teacher.zoo import train
 
     real, trained = train.train_model, []
