@@ -1,23 +1,24 @@
 import os
-import subprocess
-import sys
 
 import pytest
 
 from align.support.primitive_cache import CACHES, KEPT, bound_primitive_caches
+from tests.fresh import answers, given
 
 _PRODUCTS = """
 import torch
 from align.support.primitive_cache import KEPT, bound_primitive_caches
 from align.support.process_memory import resident
-bound_primitive_caches()
-torch.set_num_threads(1)
-weight = torch.randn(256, 64, dtype=torch.bfloat16)
-for rows in range(1, 3 * KEPT + 1):
-    if rows == KEPT + 1:
-        before = resident()
-    torch.randn(rows, 64, dtype=torch.bfloat16) @ weight.T
-print(resident() - before)
+
+def answer(width):
+    bound_primitive_caches()
+    torch.set_num_threads(1)
+    weight = torch.randn(256, width, dtype=torch.bfloat16)
+    for rows in range(1, 3 * KEPT + 1):
+        if rows == KEPT + 1:
+            before = resident()
+        torch.randn(rows, width, dtype=torch.bfloat16) @ weight.T
+    return resident() - before
 """
 
 
@@ -39,7 +40,5 @@ def test_both_caches_are_bounded_unless_a_user_has(environment):
 @pytest.mark.slow
 def test_products_of_ever_new_shapes_take_no_more_and_more_memory(environment):
     """On an EPYC 33 MiB for 256 new shapes; 142 to 168 where either is unbounded."""
-    done = subprocess.run(
-        [sys.executable, "-c", _PRODUCTS], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 80 * 2**20
+    (grown,) = answers(_PRODUCTS, [64])
+    assert given(grown) < 80 * 2**20

@@ -96,9 +96,7 @@ def test_one_recipe_gives_one_set_of_weights_and_a_log_hears_of_it(
 
 
 @pytest.mark.slow
-def test_finished_models_are_kept_when_another_fails(
-    untrained, tmp_path, monkeypatch
-):
+def test_finished_models_are_kept_when_another_fails(untrained, tmp_path, monkeypatch):
     from teacher.zoo import train
 
     real = train.train_model
