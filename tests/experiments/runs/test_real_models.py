@@ -86,7 +86,7 @@ def texts(tmp_path_factory):
     return [f"{name}={folder / file}" for name, file in names.items()]
 
 
-def beginning(file, most=6_000):
+def beginning(file, most=3_000):
     """Whole lines of a file, as its bytes say them."""
     text = file.read_bytes().decode()
     return text[: text.rindex("\n", 0, most) + 1]
