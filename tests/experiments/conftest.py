@@ -1,7 +1,10 @@
 """Fixtures for the experiments package."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,23 @@ def few_texts_for_errors() -> Iterator[None]:
     that takes most of a small extraction."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.extraction.encoding_error.SAMPLES", 4)
+        yield
+
+
+@cache
+def _offered(places: tuple[str, ...], group: str) -> Any:
+    return entry_points(group=group)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed_plugins_looked_for_once() -> Iterator[None]:
+    """A run reads the metadata of every package there is, a fiftieth of what it takes;
+    nothing is installed meanwhile where these tests look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "plugins.discovery.entry_points",
+            lambda group: _offered(tuple(sys.path), group),
+        )
         yield
 
 
