@@ -5,6 +5,7 @@ import pytest
 from experiments.assemble.data import Encoder, load_data, longest_texts
 from experiments.config.tree import load_config
 from experiments.extraction.corpus import plan_corpus
+from teacher.zoo.text import zoo_documents
 from tests.experiments.small_runs import write_text
 
 
@@ -36,10 +37,20 @@ CHANGES = [
 ]
 
 
+@pytest.fixture
+def small_zoo(monkeypatch):
+    """The beginnings of some documents of each split of the zoo's texts."""
+
+    def some(*which):
+        return [(name, text[:2000]) for name, text in zoo_documents(*which)[:12]]
+
+    monkeypatch.setattr("teacher.zoo.zoo_documents", some)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_what_is_extracted_is_what_a_run_reads_in_the_order_of_the_text(
-    tmp_path, encode, changes
+    small_zoo, tmp_path, encode, changes
 ):
     files = sources(tmp_path)
     train = {"zoo": ["zoo"], "both": ["zoo", *files]}.get(changes.get("train"), files)
