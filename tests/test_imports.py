@@ -90,6 +90,7 @@ ROOMS: dict[str, set[str]] = {
     "experiments/choosing": {"config"},
     "experiments/assemble": {"choosing", "config", "record", "sources", "texts"},
     "experiments/assemble/selecting": set(),
+    "experiments/assemble/idle": set(),
     "experiments/writing": {"config", "record"},
     "experiments/routing_room": {"assemble"},
     "experiments/teacher_pool": {"report", "routing_room"},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from align.foreign.inside import refuse_links_out
 from experiments.assemble.checks import check_resume, check_settings
+from experiments.assemble.idle.settings import idle_settings_given
 from experiments.assemble.text_sources import check_sources, source_warnings
 from experiments.config.presets import presets_of
 from experiments.config.tree import Config, PhaseConfig, hidden_settings, resolve_phases
@@ -182,6 +183,9 @@ def plan_run(config: Config, registry: Registry, resume: str = "auto") -> RunPla
         tried_plugins=tried,
         warnings=(
             *hidden_settings(config, presets_of(registry)),
+            *idle_settings_given(
+                config, settled.phases, presets_of(registry), registry
+            ),
             *written_notes(config),
             *curriculum_notes(config),
             *source_warnings(config),

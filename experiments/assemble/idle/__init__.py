@@ -1,0 +1,1 @@
+"""Settings that somebody gave, and that change nothing in the run they stand in."""

@@ -1,0 +1,102 @@
+"""Whoever gives a setting that changes nothing is told so before any work."""
+
+import pytest
+
+from experiments.assemble.idle.settings import idle_settings_given
+from experiments.config.packaged import recipes
+from experiments.config.presets import load_registry, presets_of
+from experiments.config.tree import load_config, resolve_phases
+
+TEACHERS = {"a": "zoo:gpt2-prose", "b": "zoo:qwen-code", "c": "zoo:neox-mixed"}
+BASE = {"teachers": TEACHERS, "phases": ["multi_basic"]}
+REGISTRY = load_registry(load_config(BASE))
+
+
+def idle(*words, source=BASE):
+    config = load_config(source, words)
+    presets = presets_of(REGISTRY)
+    phases = resolve_phases(config, presets)
+    return idle_settings_given(config, phases, presets, REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("output.temperature=4", "no such term is on"),
+        ("output.surprise=1", "it is of output.kd, and"),
+        ("output.teachers.kd=[a]", "output.kd is 0"),
+        ("fuse.router_type=gate", "it is of fuse.fusion_method=learnable"),
+        ("fuse.num_clusters=9", "it is of fuse.fusion_method=similarity"),
+        ("fuse.z_dim=7", "it is of fuse.space=z, and the space is 'losses'"),
+        ("fuse.entropy_target=diverse", "the router 'fixed' learns nothing"),
+        ("align.adapter=pca", "only the outcome adapts"),
+        ("loss.outcome_layers=lower", "loss.outcome_every is 0"),
+        ("loss.domain_signal=loss", "loss.domain_balance is 0"),
+        ("loss.fade_to=0.5", "loss.fade_steps is 0"),
+        ("train.matrix_learning_rate=0.5", "it is of train.optimizer=muon"),
+        ("train.early_stop.patience=1", "train.early_stop.metric is null"),
+        ("student.lora.alpha=3", "student.lora.rank is 0"),
+        ("data.written.share=0.9", "data.written.by is null"),
+        ("store.encoding=int8", "store.read is false"),
+        ("phase.routing.train.steps=5", "the run has the phases multi_basic"),
+        ("phase.multi_basic.output.top_k=5", "no such term is on"),
+    ],
+)
+def test_a_setting_with_nothing_to_act_on_is_said_to_change_nothing(word, why):
+    (sentence,) = idle(word)
+    name = word.partition("=")[0].removeprefix("phase.multi_basic.")
+    assert "changes nothing" in sentence and why in sentence
+    assert sentence.startswith(name.removesuffix(".steps"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["output.projected_kl=1", "output.temperature=4", "output.top_k=8"],
+        ["output.projected_kl=1", "output.divergence=skew_forward", "output.mix=0.1"],
+        ["phase.all.fuse.fusion_method=learnable", "fuse.router_type=gate"],
+        ["phase.all.fuse.fusion_method=similarity", "fuse.similarity=dot"],
+        ["phase.all.fuse.space=z", "fuse.z_dim=7", "train.z_learning_rate=0.1"],
+        ["phase.all.fuse.space=student", "align.adapter=pca"],
+        ["phase.all.loss.outcome_every=2", "align.adapter=pca", "loss.eta_outcome=2"],
+        ["train.optimizer=muon", "train.matrix_learning_rate=0.5"],
+        ["student.lora.rank=4", "student.lora.alpha=3"],
+        ["store.read=true", "store.encoding=int8"],
+        ["teachers.a.weight=3"],
+    ],
+)
+def test_a_setting_that_acts_is_not_named(words):
+    assert idle(*words) == []
+
+
+def test_one_of_two_settings_that_say_the_same_is_named():
+    (steps,) = idle("train.steps=9", "train.num_epochs=2")
+    assert "train.num_epochs changes nothing: train.steps=9" in steps
+    (weight,) = idle("fuse.weights=[1,2,3]", "teachers.a.weight=3")
+    assert "teachers.a.weight changes nothing: fuse.weights says" in weight
+    (mix,) = idle("output.projected_kl=1", "output.mix=0.1")
+    assert "output.mix changes nothing: output.divergence is 'forward'" in mix
+
+
+def test_a_setting_that_acts_in_one_of_two_phases_is_not_named():
+    words = ["phases=[multi_basic, routing]", "fuse.router_type=gate"]
+    assert idle(*words) == []
+    (only,) = idle(*words[:1], "phase.multi_basic.fuse.router_type=gate")
+    assert only.startswith("fuse.router_type changes nothing in multi_basic: ")
+
+
+def test_a_warm_up_as_long_as_its_phase_is_told():
+    (sentence,) = idle("train.steps=4", "train.warmup_steps=100")
+    assert "train.warmup_steps=100 is no shorter than its 4 steps" in sentence
+    assert idle("train.steps=4", "train.warmup_steps=3") == []
+
+
+def test_what_a_preset_sets_is_not_held_against_who_changed_its_router():
+    words = ["phases=[routing]", "phase.all.fuse.fusion_method=fixed"]
+    assert not any("entropy" in sentence for sentence in idle(*words))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_tiny", "real", *recipes()])
+def test_packaged_configs_give_nothing_in_vain(name):
+    assert idle(source=name) == []
