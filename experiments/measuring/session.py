@@ -10,6 +10,7 @@ from align.errors import InputError
 from align.foreign.quote import say
 from align.support.quiet import quiet_libraries
 from align.text.documents import TextSample
+from align.text.prompted import Prompted
 from experiments.assemble.data import Encoder
 from experiments.config.tree import load_kept_config
 from experiments.evaluators.asked import Measurements, ask, ask_of_teachers
@@ -53,6 +54,16 @@ def teachers_of(run: Path, trusted: Collection[str] = ()) -> dict[str, str]:
         if not (source.of_student or source.moves or isinstance(source, Stored)):
             models[name], _ = described_by(config, source)
     return models
+
+
+def _unable(loaded: LoadedModel, samples: Sequence[TextSample]) -> str:
+    """Why a model foretells nothing of these texts; nothing where it does."""
+    if loaded.kind == "encoder":
+        return "predicts no next token"
+    paired = all(isinstance(sample.text, Prompted) for sample in samples)
+    if loaded.kind == "encoder-decoder" and not paired:
+        return "writes a target to a source, and these texts are no pairs (data.pairs)"
+    return ""
 
 
 def subject_of(
@@ -143,10 +154,9 @@ class Session:
                     code = what_runs(code_folder(source))
                     say(f"warning: --trust {name}: runs code of {source}: {code}")
                 loaded = load_model(source, trust_remote_code=trust)
-            if loaded.kind == "encoder":
+            if why := _unable(loaded, samples):
                 self.measurements.notes.append(
-                    f"{name} is an {loaded.kind}, which predicts no next token: it is "
-                    "not measured"
+                    f"{name} is an {loaded.kind}, which {why}: it is not measured"
                 )
                 continue
             start = decoder_start(loaded.model)

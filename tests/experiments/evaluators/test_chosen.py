@@ -11,6 +11,7 @@ from experiments.evaluators.chosen import chosen, typed
 from experiments.evaluators.pairs import read_pairs
 from plugins import Registry
 from student.evaluators import Metric
+from tests.seq2seq import save
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,17 @@ def test_a_model_is_measured_beside_its_teacher(tiny_llama, tmp_path, capsys):
     assert 7 < values["bits_per_char"]["news"] < 10
     assert values["disk"]["all"] > 0
     assert found["metrics"]["bits_per_char"] == {"unit": "bits/char", "better": "lower"}
+
+
+def test_a_teacher_of_pairs_is_left_out_of_single_texts_and_said_so(
+    tiny_llama, tmp_path, capsys
+):
+    # as of a run with an encoder-decoder among its teachers, such as the quickstart
+    save(tmp_path / "t5")
+    (tmp_path / "news.txt").write_text("one two three four\n\n" * 30)
+    words = ["eval", str(tiny_llama), "--data", f"news={tmp_path}/news.txt"]
+    words += ["--use", "agreement", "size", "--teachers", str(tmp_path / "t5")]
+    assert main([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["models"]) == [str(tiny_llama)]
+    assert any("encoder-decoder, which writes a target" in n for n in said["notes"])
