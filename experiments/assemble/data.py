@@ -34,7 +34,7 @@ from experiments.assemble.splits import (
 )
 from experiments.assemble.text_sources import ZOO, Reading, zoo_texts
 from experiments.texts.config import DataConfig
-from experiments.texts.cuts import refuse_lost, told_of
+from experiments.texts.cuts import idle_among, refuse_lost, told_of
 from experiments.texts.held import TextFileOnDisk, chosen
 from experiments.texts.mixing import mixed
 from teacher.store.reader import text_bytes
@@ -216,7 +216,15 @@ def load_data(
         eval=measured,
         calibration=calibration,
         warnings=tuple(
-            s for s in (*reading.bad_rows.sentences(), *lost, overlap, shared) if s
+            s
+            for s in (
+                *reading.bad_rows.sentences(),
+                *idle_among(config, kept),
+                *lost,
+                overlap,
+                shared,
+            )
+            if s
         ),
         gate=gate,
         notes=(*notes, *mix, *_weights_of(kept, config), *_held_by_pieces(split)),

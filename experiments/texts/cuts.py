@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from align.errors import InputError
+from align.text.conversation import Conversation
+from align.text.documents import TextSample
 from align.tokens.batch import end_id
 from align.tokens.cut import Cutter
+from experiments.texts.config import DataConfig
 
 
 class Encoded(Protocol):
@@ -51,6 +55,28 @@ def _unlearned(cutter: Cutter, encode: Encoded) -> str:
         f"that is learned of them (data.learn), at the {encode.max_length} tokens of "
         "data.max_length"
     )
+
+
+def idle_among(config: DataConfig, samples: Sequence[TextSample]) -> list[str]:
+    """Settings of conversations and of weights to which the texts to learn from give
+    nothing to act on, a sentence each."""
+    sentences = []
+    if not any(isinstance(sample.text, Conversation) for sample in samples):
+        why = "no text to learn from is a conversation"
+        if config.learn != "all" and not config.pairs:
+            sentences.append(
+                f"data.learn={config.learn} changes nothing: {why}, and plain text is "
+                "learned whole; give rows with messages, or with prompt and completion"
+            )
+        if config.date is not None:
+            sentences.append(f"data.date={config.date} changes nothing: {why}")
+    alike = all(sample.weight == 1 for sample in samples)
+    if alike and config.weight_field not in ("weight", None):
+        sentences.append(
+            f"data.weight_field={config.weight_field} changes nothing: every text "
+            "weighs 1; see that the rows have that field"
+        )
+    return sentences
 
 
 def told_of(cutter: Cutter, encode: Encoded) -> tuple[list[str], list[str]]:

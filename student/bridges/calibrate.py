@@ -114,7 +114,7 @@ def calibrate(
         hidden.append(_pooled(captured.hidden, batch.mask))
         bits.append(_own_bits(views, len(batch.texts)))
     coverage = {name: count / max(tokens, 1) for name, count in covered.items()}
-    _check(coverage, stats)
+    _check(coverage, stats, skip_sinks)
     fit = {} if bridge is None else _fitted(bridge, stats, unasked)
     return CalibrationReport(
         coverage=coverage,
@@ -185,10 +185,20 @@ def _update(
 
 
 def _check(
-    coverage: Mapping[str, float], stats: Mapping[str, tuple[PairStats, PairStats]]
+    coverage: Mapping[str, float],
+    stats: Mapping[str, tuple[PairStats, PairStats]],
+    skip_sinks: int,
 ) -> None:
     for name, share in coverage.items():
-        if share == 0 or (name in stats and stats[name][0].to_student.n == 0):
+        nothing = name in stats and stats[name][0].to_student.n == 0
+        if nothing and share > 0 and skip_sinks > 1:
+            raise NoCoverageError(
+                f"teacher {name!r} covers no token of the student behind the first "
+                f"{skip_sinks}, which loss.skip_sinks={skip_sinks} leaves out of every "
+                "text of the calibration sample; lower it, 1 is usual, or give longer "
+                "texts"
+            )
+        if share == 0 or nothing:
             raise NoCoverageError(
                 f"teacher {name!r} covers no token of the student on the calibration "
                 "sample: the two share no characters, or every text is one token "

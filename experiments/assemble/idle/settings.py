@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from align.schedules import is_on
 from experiments.assemble.idle.of_phases import rules
 from experiments.assemble.outputs import kinds_of
+from experiments.assemble.text_sources import domains_of
 from experiments.config.parsing import plain
 from experiments.config.tree import (
     EVERY_PHASE,
@@ -138,6 +140,7 @@ def _of_run(config: Config, phases: Sequence[PhaseConfig]) -> Iterator[str]:
             if _at(given, name) != _at(_BY_DEFAULT, name):
                 yield f"{name} changes nothing: {why}"
     yield from _weights(config, phases)
+    yield from _one_domain(config, phases)
 
 
 def _weights(config: Config, phases: Sequence[PhaseConfig]) -> Iterator[str]:
@@ -149,6 +152,20 @@ def _weights(config: Config, phases: Sequence[PhaseConfig]) -> Iterator[str]:
     for name, teacher in config.teachers.items():
         if teacher.weight != 1:
             yield f"teachers.{name}.weight changes nothing: {why}"
+
+
+def _one_domain(config: Config, phases: Sequence[PhaseConfig]) -> Iterator[str]:
+    """What weighs domains against each other, where there is one."""
+    domains = domains_of(config.data)
+    if len(domains) != 1:
+        return
+    why = f"all text to learn from is of one domain, {domains[0]!r}"
+    if config.data.mix:
+        yield f"data.mix changes nothing: {why}"
+    if config.data.mix_temperature != 1:
+        yield f"data.mix_temperature changes nothing: {why}"
+    if any(is_on(phase.loss.domain_balance) for phase in phases):
+        yield f"loss.domain_balance changes nothing: {why}"
 
 
 def _phases_left_out(config: Config) -> Iterator[str]:

@@ -45,6 +45,20 @@ def test_conversations_cut_before_their_answers_are_told_of(tiny_zoo, tmp_path):
         loaded(tiny_zoo, rows(tmp_path / "long.jsonl", [90, 90]))
 
 
+def test_settings_of_conversations_and_weights_that_no_text_has_are_told(
+    tiny_zoo, tmp_path
+):
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(f'{{"text": "line {n} of it"}}\n' for n in range(9)))
+    data = loaded(tiny_zoo, str(plain), date="2026-11-28", weight_field="wieght")
+    learn, day, weight = data.warnings
+    assert "data.learn=assistant changes nothing: no text to learn from is a" in learn
+    assert day.startswith("data.date=2026-11-28 changes nothing")
+    assert "data.weight_field=wieght changes nothing: every text weighs 1" in weight
+    talk = rows(tmp_path / "talk.jsonl", [1, 2, 1])
+    assert not loaded(tiny_zoo, talk, date="2026-11-28").warnings
+
+
 def test_plain_conversations_have_no_turns_to_choose_among():
     with pytest.raises(ValueError, match=r"data\.learn is completion.*chats=template"):
         DataConfig(learn="completion", chats="plain")

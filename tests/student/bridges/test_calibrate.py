@@ -90,6 +90,14 @@ def test_a_teacher_that_shares_no_text_is_named(school):
         calibrate(lesson.capture, lesson.bridge, [(blind, views)], 1)
 
 
+def test_sinks_that_leave_nothing_are_named_as_the_cause(school):
+    lesson = school.lesson("adapter")
+    batch = school.batch(2)
+    pairs = [(batch, lesson.panel(batch))]
+    with pytest.raises(NoCoverageError, match=r"loss\.skip_sinks=1000 leaves out"):
+        calibrate(lesson.capture, lesson.bridge, pairs, 1000)
+
+
 @pytest.mark.parametrize("kind", ["adapter", "projector", "latent"])
 def test_a_lessons_remembered_bridge_is_one_calibrated_anew(school, kind):
     """Tests that share a calibration see what they would have seen without."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.assemble.idle import settings
 from experiments.assemble.idle.settings import idle_settings_given
 from experiments.config.packaged import recipes
 from experiments.config.presets import load_registry, presets_of
@@ -92,11 +93,21 @@ def test_a_warm_up_as_long_as_its_phase_is_told():
     assert idle("train.steps=4", "train.warmup_steps=3") == []
 
 
+def test_domains_are_not_weighed_against_each_other_where_there_is_one(tmp_path):
+    (tmp_path / "news.txt").write_text("one text\n")
+    words = ["data.mix_temperature=3", "loss.domain_balance=1"]
+    assert idle(*words) == []  # the embedded texts are of two
+    mix, balance = idle(*words, f"data.train=[{tmp_path}/news.txt]")
+    assert "data.mix_temperature changes nothing: all text" in mix
+    assert "loss.domain_balance changes nothing: all text" in balance
+
+
 def test_what_a_preset_sets_is_not_held_against_who_changed_its_router():
     words = ["phases=[routing]", "phase.all.fuse.fusion_method=fixed"]
     assert not any("entropy" in sentence for sentence in idle(*words))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart_tiny", "real", *recipes()])
-def test_packaged_configs_give_nothing_in_vain(name):
-    assert idle(source=name) == []
+def test_packaged_configs_give_nothing_in_vain(name, monkeypatch):
+    monkeypatch.setattr(settings, "domains_of", lambda data: ["prose", "code"])
+    assert idle(source=name) == []  # whose texts are yours, not there
