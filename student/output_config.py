@@ -142,8 +142,13 @@ class OutputConfig:
                 "output.temperature is a schedule, and output.temperature_rule="
                 f"{self.temperature_rule} is short for another; leave the second out"
             )
-        for name in self.teachers:
+        for name, listed in self.teachers.items():
             checked(OutputTerm, name, "an entry of output.teachers")
+            if not listed:
+                raise ValueError(
+                    f"output.teachers.{name} is [], so that output.{name} has nobody to "
+                    "learn from; name teachers, or leave it out for all of them"
+                )
 
     def under(self, kind: str, options: Mapping[str, Any]) -> OutputConfig:
         """What holds for one term.

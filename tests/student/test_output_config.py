@@ -30,3 +30,10 @@ def test_output_settings_out_of_range_are_named(change, error):
 def test_only_objectives_with_a_weight_are_on():
     assert OutputConfig().weights == {}
     assert OutputConfig(likelihood=0.5, kd=1.0).weights == {"kd": 1, "likelihood": 0.5}
+
+
+def test_a_term_whose_teachers_are_none_is_refused():
+    with pytest.raises(ValueError, match=r"output\.teachers\.kd is \[\], so that output"):
+        OutputConfig(kd=1, teachers={"kd": []})
+    with pytest.raises(ValueError, match="nobody to learn from"):
+        OutputConfig().under("projected_kl", {"teachers": []})
