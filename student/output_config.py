@@ -146,8 +146,8 @@ class OutputConfig:
             checked(OutputTerm, name, "an entry of output.teachers")
             if not listed:
                 raise ValueError(
-                    f"output.teachers.{name} is [], so that output.{name} has nobody to "
-                    "learn from; name teachers, or leave it out for all of them"
+                    f"output.teachers.{name} is [], so that output.{name} has nobody "
+                    "to learn from; name teachers, or leave it out for all of them"
                 )
 
     def under(self, kind: str, options: Mapping[str, Any]) -> OutputConfig:

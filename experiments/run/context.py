@@ -54,6 +54,11 @@ Arms = Mapping[str, list[Stage]]
 """The phases of every arm."""
 
 
+def asked_in(arms: Arms) -> set[str]:
+    """The teachers that some phase of some arm takes."""
+    return {n for stages in arms.values() for stage in stages for n in stage.teachers}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadAgain:
     """Teachers of a run that are asked again after one phase of one arm."""

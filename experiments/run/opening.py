@@ -15,6 +15,7 @@ from align.support.digest import sha256_of
 from align.support.garbage import garbage_sought_among_the_new
 from experiments.assemble.checks import check_disk, free_bytes, unknown_labels
 from experiments.assemble.data import RunData, load_data
+from experiments.assemble.idle.teachers import idle_teachers
 from experiments.assemble.layer_maps import crowded_layers
 from experiments.assemble.lengths import TEXTS, limits_of
 from experiments.assemble.models import Models
@@ -51,7 +52,7 @@ from experiments.run.arms import (
     plan_arms,
     repeated_arms,
 )
-from experiments.run.context import Arms, RunContext, Stage
+from experiments.run.context import Arms, RunContext, Stage, asked_in
 from experiments.run.identity.taught import settled_commits, write_teachers
 from experiments.run.lineage import (
     HELD_OUT,
@@ -71,8 +72,7 @@ from teacher.answers import Answers
 from teacher.hub.pinned import settled
 
 ANSWERS = "answers"
-"""In a run's folder while it goes on, with the process's number: teachers' answers that
-did not go into memory."""
+"""In a run's folder, with the process's number: teachers' answers beyond memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -139,9 +139,9 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
             changed_plugins=changed_plugins,
         )
     of_run = [*_warnings(plan, models, stages, engine)]
+    of_run += idle_teachers(plan.config, asked_in(arms))
     domains = [sample.domain for sample in data.train]
     of_run += [s for phase in plan.phases for s in unknown_labels(phase, domains)]
-    warnings = [*plan.warnings, *of_run, *data.warnings]
     return LoadedRun(
         plan=plan,
         bf16=bf16,
@@ -150,7 +150,7 @@ def load_run(plan: RunPlan, engine: Engine, changed_plugins: bool = False) -> Lo
         texts=texts,
         files=files,
         arms=arms,
-        warnings=tuple(warnings),
+        warnings=(*plan.warnings, *of_run, *data.warnings),
     )
 
 

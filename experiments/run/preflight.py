@@ -13,11 +13,12 @@ import torch
 from align.errors import MissingFileError, prefix_errors
 from align.schedules.setting import in_short
 from experiments.assemble.checks import check_causal, check_positions
+from experiments.assemble.idle.teachers import idle_teachers
 from experiments.assemble.read_through import read_through
 from experiments.config.presets import load_registry
 from experiments.config.tree import Config
 from experiments.run.arms import plan_arms, repeated_arms
-from experiments.run.context import Stage
+from experiments.run.context import Stage, asked_in
 from experiments.run.plan import RunPlan, plan_run
 from experiments.sources.making import tell_code
 from experiments.sources.named import described_by, said_of, stored_facts
@@ -149,3 +150,5 @@ def _plan(plan: RunPlan, facts: dict[str, TeacherFacts]) -> Iterator[str]:
     arms = plan_arms(plan.config, stages)
     repeated = repeated_arms(arms)
     yield f"arms: {', '.join(arm for arm in arms if arm not in repeated)}"
+    idle = idle_teachers(plan.config, asked_in(arms))
+    yield from (f"warning: {sentence}" for sentence in idle)

@@ -33,7 +33,9 @@ def test_only_objectives_with_a_weight_are_on():
 
 
 def test_a_term_whose_teachers_are_none_is_refused():
-    with pytest.raises(ValueError, match=r"output\.teachers\.kd is \[\], so that output"):
+    with pytest.raises(
+        ValueError, match=r"output\.teachers\.kd is \[\], so that output"
+    ):
         OutputConfig(kd=1, teachers={"kd": []})
     with pytest.raises(ValueError, match="nobody to learn from"):
         OutputConfig().under("projected_kl", {"teachers": []})
