@@ -47,7 +47,8 @@ def show_report(run_dir: Path) -> None:
     run = read_run(run_dir)
     results = verdicts(run)
     if results:
-        console().print(summary_table(run))
+        shown = console()
+        shown.print(summary_table(run, shown.width))
         for sentence in sentences(results):
             print(plain(sentence))
     heads, rows = arm_table(run)

@@ -90,6 +90,11 @@ def _train(plan: RunPlan, options: Namespace) -> int:
         return tell_stopped(stopped)
     if launched_rank() == 0:
         _report_trained(plan.config.run_dir, undrawn)
+        if getattr(options, "tiny", False):
+            print(
+                "these models know next to nothing: the numbers say that a run works, "
+                "no more; those of `mtkd quickstart` mean something"
+            )
     return 0
 
 

@@ -20,6 +20,7 @@ from experiments.report.plotting import (
     COLOURS,
     ON_PALE,
     by_phase,
+    draw_course,
     grid,
     keys_of,
     mark_phases,
@@ -137,7 +138,7 @@ def draw_losses(run: RunDir) -> Figure | None:
             points = [(x, y) for x, y in values if y is not None]
             if points:
                 last = points[-1][1]
-                axes.plot(*zip(*points, strict=True), color=COLOURS[0], linewidth=1.6)
+                draw_course(axes, points, COLOURS[0])
         axes.set_title("total loss" if term == "loss" else term, loc="left")
         if last is not None:
             axes.set_title(f"last {last:.3g}", loc="right", fontsize=8, color="#666666")
@@ -213,7 +214,7 @@ def draw_schedules(run: RunDir) -> Figure | None:
             values = [(x, line.get("schedules", {}).get(place)) for x, line in group]
             points = [(x, y) for x, y in values if y is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=COLOURS[0], linewidth=1.6)
+                draw_course(axes, points, COLOURS[0])
         axes.set_title(place, loc="left")
         axes.set_xlim(0, lines[-1][0] * 1.02)
         axes.margins(y=0.2)
@@ -271,6 +272,7 @@ def draw_comparison(run: RunDir) -> Figure | None:
         axes.set_ylim(len(phases) - 0.5, -0.65)
         axes.set_title("mean over domains" if domain == "mean" else domain, loc="left")
         axes.margins(x=0.22)
+        axes.locator_params(axis="x", nbins=5)
         if relative:
             axes.axvline(0, color=ARM_COLOURS["ce_only"], linewidth=1.4, zorder=1)
             axes.set_xlabel("bits per character saved (right is better)", fontsize=9)
@@ -343,7 +345,8 @@ def _comparison_row(
     ends = [min(places.values()), max(places.values())]
     axes.plot(ends, [row, row], color="#C8C8C8", zorder=1)
     for arm, place in places.items():
-        size, order = (70, 3) if arm == MAIN else (42, 2)
+        # the best single teacher lies within the other where both are alike
+        size, order = {MAIN: (70, 3), "best_single": (24, 4)}.get(arm, (42, 2))
         face = "white" if hollow and arm == MAIN else ARM_COLOURS[arm]
         axes.scatter(
             place, row, s=size, facecolor=face, edgecolor=ARM_COLOURS[arm], zorder=order
@@ -383,7 +386,7 @@ def _cell(axes: Axes, column: int, row: int, share: float) -> None:
         Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=colour, linewidth=0)
     )
     axes.text(
-        column, row, f"{share:.0%}", ha="center", va="center", fontsize=9, color=ON_PALE
+        column, row, f"{share:.1%}", ha="center", va="center", fontsize=9, color=ON_PALE
     )
 
 

@@ -81,9 +81,24 @@ def by_phase(
     return list(phases.values())
 
 
+def whole_steps(axes: Axes) -> None:
+    """Number an axis of steps by whole ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+
+
+def draw_course(axes: Axes, points: Sequence[tuple[float, float]], colour: str) -> None:
+    """Draw a course over steps; of one point alone, that no line would show, a dot."""
+    dot = "o" if len(points) == 1 else ""
+    x, y = zip(*points, strict=True)
+    axes.plot(x, y, color=colour, linewidth=1.6, marker=dot, markersize=4)
+
+
 def mark_phases(axes: Axes, lines: Sequence[Placed], label: bool) -> None:
-    """Draw a dotted line between phases, and name them on request."""
+    """Draw a dotted line between phases, and name them on request; whole steps."""
     groups = by_phase(lines)
+    whole_steps(axes)
     for index, group in enumerate(groups):
         first, last = group[0][0], group[-1][0]
         if index:

@@ -13,10 +13,12 @@ from experiments.report.plotting import (
     COLOURS,
     Placed,
     by_phase,
+    draw_course,
     grid,
     keys_of,
     mark_phases,
     on_one_axis,
+    whole_steps,
 )
 
 if TYPE_CHECKING:
@@ -121,24 +123,34 @@ def draw_routing_text(run: RunDir) -> Figure | None:
     latest = {line["sample"]["domain"]: (x, line["sample"]) for x, line in lines}
     shown = list(latest.items())[-_TEXTS_SHOWN:]
     teachers = keys_of(dict.fromkeys(each["names"]) for _, (_, each) in shown)
-    figure, panels = grid(len(shown), columns=1, size=(9.0, 2.3), legend=True)
+    rows = max(_cells(sample["text"])[1] for _, (_, sample) in shown)
+    size = (9.0, 0.5 + 0.225 * rows)
+    figure, panels = grid(len(shown), columns=1, size=size, legend=True)
     for axes, (domain, (x, sample)) in zip(panels, shown, strict=True):
         axes.set_title(f"text of domain {domain}, step {x:g}", loc="left")
-        _write_text(axes, sample, teachers)
+        _write_text(axes, sample, teachers, rows)
     _name_teachers(figure, teachers)
     figure.suptitle(f"{run.name}: who led on each token")
     return figure
 
 
-def _write_text(axes: Axes, sample: Mapping[str, Any], teachers: list[str]) -> None:
-    """Write a text on a grid of cells, a wide character taking two."""
-    text, cells, column, row = sample["text"], [], 0, 0
+def _cells(text: str) -> tuple[list[tuple[int, int, int]], int]:
+    """Column, row and width of each character, a wide one taking two; and the rows."""
+    cells, column, row = [], 0, 0
     for character in text:
         wide = 1 + (unicodedata.east_asian_width(character) in "WF")
         if character == "\n" or column + wide > _COLUMNS:
             row, column = row + 1, 0
         cells.append((column, row, 0 if character == "\n" else wide))
         column += 0 if character == "\n" else wide
+    return cells, row + 1
+
+
+def _write_text(
+    axes: Axes, sample: Mapping[str, Any], teachers: list[str], rows: int
+) -> None:
+    """Write a text on a grid of cells with so many rows."""
+    text, cells = sample["text"], _cells(sample["text"])[0]
     tokens = zip(
         *(sample[key] for key in ("starts", "ends", "teachers", "weights")), strict=True
     )
@@ -153,7 +165,7 @@ def _write_text(axes: Axes, sample: Mapping[str, Any], teachers: list[str]) -> N
             place = (x + wide / 2, y + 0.5)
             axes.text(*place, character, ha="center", va="center", fontsize=7)
     axes.set_xlim(0, _COLUMNS)
-    axes.set_ylim(max(row + 1, 8), 0)  # lines of one height, as far as they fit
+    axes.set_ylim(rows, 0)  # lines of one height, in all texts
     axes.set_axis_off()
 
 
@@ -177,7 +189,8 @@ def draw_gates(run: RunDir) -> Figure | None:
             points = [(x, ln["gates"][gate]) for x, ln in group if ln["gates"][gate:]]
             if points:
                 colour = COLOURS[gate % len(COLOURS)]
-                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6)
+                draw_course(axes, points, colour)
+        whole_steps(axes)
         axes.set_title(str(group[0][1].get("phase")), loc="left")
         axes.set_ylabel("gate (0: own, 1: fused)")
         axes.set_xlabel("optimiser step")

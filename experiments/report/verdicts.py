@@ -72,12 +72,51 @@ def sentences(results: Iterable[Verdict]) -> list[Phrase]:
     return [_sentence(verdict) for verdict in results]
 
 
-def summary_table(run: RunDir) -> Table:
-    """Lay the outcome out as a rich table."""
+SPARED = ("before", "steps", "best single", "CE only")
+"""Columns that a table does without first where there is no room for all; the
+sentences under it have them."""
+
+
+def summary_table(run: RunDir, room: int | None = None) -> Table:
+    """Lay the outcome out as a rich table.
+
+    Args:
+        run: whose.
+        room: characters of a line; where they do not suffice, the columns of
+            :data:`SPARED` and then those of single domains are left out, one by one, so
+            that numbers stay whole. None: no end.
+    """
+    heads, rows = table_rows(verdicts(run))
+    table, left_out = _laid_out(run, heads, rows), list[str]()
+    domains = heads[2 : heads.index("mean")] if "mean" in heads else []
+    for name in (*SPARED, *reversed(domains)):
+        if room is None or _width(table) <= room:
+            break
+        place = heads.index(name)
+        heads = [*heads[:place], *heads[place + 1 :]]
+        rows = [[*row[:place], *row[place + 1 :]] for row in rows]
+        left_out.append(visible(name))
+        table = _laid_out(run, heads, rows)
+        table.caption = f"for want of room without {', '.join(left_out)}"
+        table.caption_justify = "left"
+    return table
+
+
+def _width(table: Table) -> int:
+    """Characters of a line that a table needs, its last column broken at blanks."""
+    from rich.console import Console
+
+    wide = Console(width=10_000)
+    cells = [*table.columns[-1].cells]
+    longest = max((len(str(cell)) for cell in cells), default=0)
+    words = [len(word) for cell in cells for word in str(cell).split()]
+    return wide.measure(table).maximum - longest + max(words, default=0)
+
+
+def _laid_out(run: RunDir, heads: list[str], rows: list[list[str | Mark]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    heads, rows = table_rows(verdicts(run))
     table = Table(
         title=visible(f"{run.name}: held-out bits per character, lower is better"),
         title_justify="left",
@@ -85,7 +124,10 @@ def summary_table(run: RunDir) -> Table:
     for index, head in enumerate(heads):
         narrow = 7 if head.startswith("vs ") else None  # room for -100.0%
         table.add_column(
-            visible(head), justify="right" if index else "left", max_width=narrow
+            visible(head),
+            justify="right" if index else "left",
+            max_width=narrow,
+            no_wrap=narrow is None and index + 1 < len(heads),
         )
     for row in rows:
         *cells, outcome = row

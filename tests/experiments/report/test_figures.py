@@ -11,6 +11,7 @@ from experiments.report.figures import (
     draw_run,
     draw_schedules,
 )
+from experiments.report.plotting import COLOURS, draw_course, grid, whole_steps
 from experiments.report.routing import draw_compared_layers
 
 DRAWS = True
@@ -165,8 +166,8 @@ def test_without_a_ce_only_arm_the_comparison_is_absolute(made_up):
 
 def test_coverage_is_the_mean_per_phase_and_teacher(made_up):
     shown = texts(draw_coverage(made_up))
-    assert shown.count("97%") == 5
-    assert shown.count("73%") == 1  # t5-mixed takes part in z_space only
+    assert shown.count("97.0%") == 5
+    assert shown.count("73.0%") == 1  # t5-mixed takes part in z_space only
 
 
 @pytest.mark.filterwarnings("error:Glyph")
@@ -203,3 +204,18 @@ def test_layers_that_change_are_drawn_a_panel_a_term(made_up):
     for column, step in zip(stream.T, steps, strict=True):
         assert [layer for layer in range(4) if column[layer]] == [step % 3, 3]
     assert deep[:, 0].tolist() == [0, 0.25, 0.75]
+
+
+def test_a_course_of_one_point_is_seen():
+    """An outcome that was measured once a phase had an empty panel."""
+    _, (axes,) = grid(1, columns=1, size=(2.0, 2.0))
+    draw_course(axes, [(3.0, 5.4)], COLOURS[0])
+    draw_course(axes, [(3.0, 5.4), (4.0, 5.3)], COLOURS[0])
+    assert [line.get_marker() for line in axes.lines] == ["o", ""]
+
+
+def test_steps_are_numbered_by_whole_ones():
+    _, (axes,) = grid(1, columns=1, size=(4.0, 2.0))
+    draw_course(axes, [(13.0, 1.0), (16.0, 2.0)], COLOURS[0])
+    whole_steps(axes)
+    assert all(tick == int(tick) for tick in axes.get_xticks())

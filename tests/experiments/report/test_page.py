@@ -1,9 +1,13 @@
+import io
 import json
 import re
 from dataclasses import replace
 
+from rich.console import Console
+
 from experiments.report.page import report_text
 from experiments.report.settings import changed_settings
+from experiments.report.teachers import number
 from experiments.report.verdicts import summary_table, verdicts
 
 DRAWS = True
@@ -199,6 +203,19 @@ def test_the_printed_table_has_a_row_per_phase(made_up):
     table = summary_table(made_up)
     assert table.row_count == 5
     assert [column.header for column in table.columns][-1] == "helped"
+
+
+def test_a_narrow_table_leaves_columns_out_and_no_number_cut(made_up):
+    def lines(room):
+        out = Console(width=room, file=io.StringIO(), markup=False)
+        out.print(summary_table(made_up, room))
+        return out.file.getvalue()
+
+    assert "for want of room" not in lines(200)
+    narrow = lines(80)
+    assert "…" not in narrow and "for want of room without before" in narrow
+    mean = number(verdicts(made_up)[0].mean)
+    assert mean in narrow and "vs CE" in narrow and "helped" in narrow
 
 
 def test_the_end_of_a_report_names_strangers_and_is_left_out_where_unknown(made_up):
