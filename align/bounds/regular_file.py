@@ -34,6 +34,8 @@ def opened(path: Path) -> BufferedReader:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         leads = "is a link that leads nowhere" if path.is_symlink() else "is not there"
+        begins = "; a relative path begins at the folder the command runs in"
+        leads += "" if path.is_absolute() else begins
         raise MissingFileError(f"{path} {leads}") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise InputError(f"{shown(path)} cannot be read ({reason(error)})") from None

@@ -188,7 +188,7 @@ def measure_model(
         return {name: measured(_opened_like(name, data, progress, like), progress)}
     if not data:
         raise InputError(
-            f"{name} is a model and no run, which would have held-out text of its own; "
+            f"{name} is no run's folder, which would have held-out text of its own; "
             "give text by --data, such as --data news=news.txt, or a run's by --like"
         )
     config = _with_text(Config(), data)

@@ -203,6 +203,10 @@ def _draw(points: Sequence[Point], path: Path) -> None:
             axes.annotate(p.encoding, (left, low), (6, 4), textcoords="offset points")
     axes.axhline(1e-2, color="grey", linewidth=1, linestyle="--")
     axes.set(xscale="log", yscale="log", xlabel="KiB per text, all teachers")
+    axes.margins(0.15)  # room for the words beside the last point
+    ticks = [25 * 2**n for n in range(8)]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter("")
     axes.set_ylabel("KL of the student's attention, nats")
     axes.legend(title="what a shard holds")
     figure.savefig(path, dpi=120)

@@ -43,17 +43,16 @@ def push(options: Namespace) -> int:
 
 
 def _show(parcel: Parcel, options: Namespace) -> None:
-    who = (
-        "everybody" if options.public else "its owner alone, unless it is there already"
-    )
-    put(f"to {parcel.repo}, which {who} can see:")
+    mine = "only its owner can see, or whoever can already where it is there"
+    put(f"to {parcel.repo}, which {'everybody can see' if options.public else mine}:")
     for name, path in parcel.files.items():
         put(f"  {path.stat().st_size:>14,}  {name}")
     put(f"  {parcel.size:>14,}  bytes in {len(parcel.files)} files")
     for reason in parcel.reasons:
         put(f"it may not go: {reason}")
     if options.dry_run:
-        put("nothing was sent; without --dry-run it is")
+        so = "it would be refused, too" if parcel.reasons else "it is"
+        put(f"nothing was sent; without --dry-run {so}")
 
 
 PUSH = Command(

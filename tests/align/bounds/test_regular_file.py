@@ -44,6 +44,12 @@ def test_what_is_no_file_is_refused_without_waiting(odd, name, refusal):
     assert refusal in str(refused.value)
 
 
+def test_a_relative_path_that_is_not_there_is_told_where_it_begins(odd, monkeypatch):
+    monkeypatch.chdir(odd)
+    with pytest.raises(FileNotFoundError, match=r"^gone is not there; a relative path"):
+        opened(Path("gone"))
+
+
 def test_a_file_is_opened_and_read_up_to_a_bound(odd):
     with opened(odd / "file") as file:
         assert file.read() == b"12345"

@@ -124,3 +124,11 @@ def test_a_talk_reads_lines_where_there_is_no_terminal(tiny_llama, capsys, monke
     for told in ("no chat template", "forgotten", "no command '/nothing'", "5000"):
         assert told in shown.err
     assert shown.err.count("no chat template") == 1
+
+
+def test_a_temperature_below_nothing_is_refused_by_what_is_valid(tiny_llama, capsys):
+    words = ["generate", str(tiny_llama), "--prompt", "a", "--temperature"]
+    for value in ("-1", "nan", "inf"):
+        code, message = said([*words, value], capsys)
+        assert code == 2
+        assert f"--temperature is {value}; give 0 for the likeliest" in message

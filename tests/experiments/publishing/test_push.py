@@ -145,10 +145,12 @@ def test_a_dry_run_shows_all_and_sends_nothing(hub, finished, capsys):
     assert main(words) == 2
     out = capsys.readouterr().out
     assert "it may not go: the terms of its teacher strict" in out
+    assert "only its owner can see" in out
+    assert out.rstrip().endswith("without --dry-run it would be refused, too")
     assert main([*words, "--terms", "strict"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in NAMES)
-    assert "nothing was sent" in out
+    assert out.rstrip().endswith("nothing was sent; without --dry-run it is")
     assert hub.calls == []
 
 

@@ -145,7 +145,7 @@ def test_a_model_is_measured_on_the_very_pieces_of_a_run(run, tmp_path, tiny_lla
 def test_what_is_measured_needs_text_and_must_predict_the_next_token(
     tmp_path, tiny_zoo
 ):
-    with pytest.raises(ValueError, match=r"is a model and no run.*--data news=news"):
+    with pytest.raises(ValueError, match=r"is no run's folder.*--data news=news"):
         measure(str(tiny_zoo["student"]))
     (tmp_path / "c.txt").write_text("four four four\n\n" * 20)
     with pytest.raises(ValueError, match="predicts no next token"):
