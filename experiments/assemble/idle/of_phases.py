@@ -12,11 +12,11 @@ from experiments.assemble.outputs import kinds_of, reading_outputs
 from experiments.config.tree import PhaseConfig
 from fuse.config import LEARNABLE, SETTINGS, choice_of
 from fuse.routers.router import learns
-from plugins.builtin import OBJECTIVES
 from plugins.options import options_of
 from plugins.registry import Registry
 from student.objective import RELATIONS, needs_of
 from student.output_config import OUTPUT_TERMS, OutputConfig
+from student.terms.key_value import OBJECTIVES
 
 Idle = Callable[[PhaseConfig, Registry], str]
 """Why a setting changes nothing in a phase; nothing where it may change something."""

@@ -14,8 +14,8 @@ from experiments.assemble.idle.of_phases import rules
 from experiments.assemble.outputs import kinds_of
 from experiments.assemble.text_sources import domains_of
 from experiments.config.parsing import plain
+from experiments.config.phase_choice import EVERY_PHASE
 from experiments.config.tree import (
-    EVERY_PHASE,
     GENERAL,
     Config,
     PhaseConfig,
