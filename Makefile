@@ -6,7 +6,7 @@
 #   PYTHON  the interpreter that makes the environment (default: python3)
 #   VENV    where the environment lies                 (default: .venv)
 #   LOWEST  1 makes it of the lowest versions that pyproject.toml allows
-#   WORKERS processes that share the everyday tests    (default: 2)
+#   WORKERS processes beside this one that share the everyday tests (default: 0)
 #   ARGS    words passed on to the command, e.g. make test ARGS="-k router -x"
 
 SHELL := /bin/bash
@@ -15,7 +15,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?=
-WORKERS ?= 2
+WORKERS ?= 0
 ARGS ?=
 
 BIN := $(VENV)/bin
