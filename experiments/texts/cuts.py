@@ -61,17 +61,21 @@ def idle_among(config: DataConfig, samples: Sequence[TextSample]) -> list[str]:
     """Settings of conversations and of weights to which the texts to learn from give
     nothing to act on, a sentence each."""
     sentences = []
-    if not any(isinstance(sample.text, Conversation) for sample in samples):
+    learned_apart = config.learn != "all" and not config.pairs
+    # Texts may be many and lie on a disk: they are gone through where it is asked.
+    if (learned_apart or config.date is not None) and not any(
+        isinstance(sample.text, Conversation) for sample in samples
+    ):
         why = "no text to learn from is a conversation"
-        if config.learn != "all" and not config.pairs:
+        if learned_apart:
             sentences.append(
                 f"data.learn={config.learn} changes nothing: {why}, and plain text is "
                 "learned whole; give rows with messages, or with prompt and completion"
             )
         if config.date is not None:
             sentences.append(f"data.date={config.date} changes nothing: {why}")
-    alike = all(sample.weight == 1 for sample in samples)
-    if alike and config.weight_field not in ("weight", None):
+    named = config.weight_field not in ("weight", None)
+    if named and all(sample.weight == 1 for sample in samples):
         sentences.append(
             f"data.weight_field={config.weight_field} changes nothing: every text "
             "weighs 1; see that the rows have that field"
