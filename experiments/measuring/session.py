@@ -56,7 +56,7 @@ def teachers_of(run: Path, trusted: Collection[str] = ()) -> dict[str, str]:
     return models
 
 
-def _unable(loaded: LoadedModel, samples: Sequence[TextSample]) -> str:
+def unable(loaded: LoadedModel, samples: Sequence[TextSample]) -> str:
     """Why a model foretells nothing of these texts; nothing where it does."""
     if loaded.kind == "encoder":
         return "predicts no next token"
@@ -154,7 +154,7 @@ class Session:
                     code = what_runs(code_folder(source))
                     say(f"warning: --trust {name}: runs code of {source}: {code}")
                 loaded = load_model(source, trust_remote_code=trust)
-            if why := _unable(loaded, samples):
+            if why := unable(loaded, samples):
                 self.measurements.notes.append(
                     f"{name} is an {loaded.kind}, which {why}: it is not measured"
                 )

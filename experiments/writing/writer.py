@@ -57,6 +57,11 @@ class Drawing:
             raise InputError(
                 f"max_new_tokens is {self.max_new_tokens}; give 1 or more tokens"
             )
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(
+                f"temperature is {self.temperature:g}; give 0 for the likeliest token "
+                "every time, or a number above it, such as 0.8"
+            )
         if self.top_p < 1 and not self.temperature:
             raise InputError(
                 f"top_p is {self.top_p} while temperature is 0, which draws nothing; "

@@ -22,6 +22,22 @@ Idle = Callable[[PhaseConfig, Registry], str]
 """Why a setting changes nothing in a phase; nothing where it may change something."""
 
 
+def _unless(acts: Callable[[PhaseConfig], object], why: str) -> Idle:
+    """Idle where another setting of the phase does not ask for it.
+
+    Args:
+        acts: whether it does.
+        why: not, with the phase as ``{0}``.
+    """
+    return lambda phase, registry: "" if acts(phase) else why.format(phase)
+
+
+_NO_OUTCOME = _unless(
+    lambda phase: phase.loss.outcome_every,
+    "loss.outcome_every is 0: no outcome is measured",
+)
+
+
 def rules() -> dict[str, Idle]:
     """When settings of phases are idle, by their full names.
 
@@ -45,20 +61,40 @@ def rules() -> dict[str, Idle]:
         "fuse.entropy_target": _no_entropy,
         "fuse.entropy_warmup_steps": _no_entropy,
         "loss.router_signal": _nothing_learns,
-        "loss.eta_outcome": _no_outcome,
-        "loss.outcome_layers": _no_outcome,
+        **dict.fromkeys(("loss.eta_outcome", "loss.outcome_layers"), _NO_OUTCOME),
         "loss.temperatures": _no_attention,
         "loss.temperature_rise": _no_attention,
         "loss.attention_rows": _no_attention,
-        "loss.domain_signal": _domains_alike,
-        "loss.fade_to": _no_fading,
-        "train.num_epochs": _steps_say_it,
-        "train.matrix_learning_rate": _no_matrices,
-        "train.balance_learning_rate": _no_balance,
+        "loss.domain_signal": _unless(
+            lambda phase: is_on(phase.loss.domain_balance),
+            "loss.domain_balance is 0: all domains count alike",
+        ),
+        "loss.fade_to": _unless(
+            lambda phase: phase.loss.fade_steps,
+            "loss.fade_steps is 0, and it says where these steps lead",
+        ),
+        "train.num_epochs": _unless(
+            lambda phase: phase.train.steps is None,
+            "train.steps={0.train.steps} says how long a phase is",
+        ),
+        "train.matrix_learning_rate": _unless(
+            lambda phase: phase.train.optimizer == "muon",
+            "it is of train.optimizer=muon, and that is {0.train.optimizer!r}",
+        ),
+        "train.balance_learning_rate": _unless(
+            lambda phase: phase.loss.balance != "none",
+            "loss.balance is none: no weights of terms are learned",
+        ),
         "train.z_learning_rate": _outside_of_z,
         "train.router_learning_rate": _nothing_learns,
-        "train.zero_stage": _no_deepspeed,
-        "train.early_stop.patience": _no_early_stop,
+        "train.zero_stage": _unless(
+            lambda phase: phase.train.engine == "deepspeed",
+            "ZeRO is DeepSpeed's, and train.engine is torch",
+        ),
+        "train.early_stop.patience": _unless(
+            lambda phase: phase.train.early_stop.metric is not None,
+            "train.early_stop.metric is null: all steps are done",
+        ),
     }
 
 
@@ -163,55 +199,8 @@ def _no_entropy(phase: PhaseConfig, registry: Registry) -> str:
     return "fuse.entropy_reg_strength is 0"
 
 
-def _no_outcome(phase: PhaseConfig, registry: Registry) -> str:
-    if phase.loss.outcome_every:
-        return ""
-    return "loss.outcome_every is 0: no outcome is measured"
-
-
 def _no_attention(phase: PhaseConfig, registry: Registry) -> str:
     needs = needs_of(asking_objectives(phase, registry))
     if needs & {ATTENTION, HEADS, RELATIONS}:
         return ""
     return "no term compares attention or relations (loss.gamma_kl, loss.relation_k, …)"
-
-
-def _domains_alike(phase: PhaseConfig, registry: Registry) -> str:
-    if is_on(phase.loss.domain_balance):
-        return ""
-    return "loss.domain_balance is 0: all domains count alike"
-
-
-def _no_fading(phase: PhaseConfig, registry: Registry) -> str:
-    if phase.loss.fade_steps:
-        return ""
-    return "loss.fade_steps is 0, and it says where these steps lead"
-
-
-def _steps_say_it(phase: PhaseConfig, registry: Registry) -> str:
-    steps = phase.train.steps
-    return "" if steps is None else f"train.steps={steps} says how long a phase is"
-
-
-def _no_matrices(phase: PhaseConfig, registry: Registry) -> str:
-    if phase.train.optimizer == "muon":
-        return ""
-    return f"it is of train.optimizer=muon, and that is {phase.train.optimizer!r}"
-
-
-def _no_balance(phase: PhaseConfig, registry: Registry) -> str:
-    if phase.loss.balance != "none":
-        return ""
-    return "loss.balance is none: no weights of terms are learned"
-
-
-def _no_deepspeed(phase: PhaseConfig, registry: Registry) -> str:
-    if phase.train.engine == "deepspeed":
-        return ""
-    return "ZeRO is DeepSpeed's, and train.engine is torch"
-
-
-def _no_early_stop(phase: PhaseConfig, registry: Registry) -> str:
-    if phase.train.early_stop.metric is not None:
-        return ""
-    return "train.early_stop.metric is null: all steps are done"

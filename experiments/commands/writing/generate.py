@@ -59,14 +59,8 @@ def drawing_of(options: Namespace) -> Drawing:
     Raises:
         InputError: a value out of its range.
     """
-    from align.errors import InputError
     from experiments.writing.writer import Drawing
 
-    if not 0 <= options.temperature < float("inf"):
-        raise InputError(
-            f"--temperature is {options.temperature:g}; give 0 for the likeliest token "
-            "every time, or a number above it, such as 0.8"
-        )
     return Drawing(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,

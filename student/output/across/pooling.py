@@ -69,11 +69,11 @@ def pool_head(
         piece: (V,) int64 in [-1, K), as for :func:`pool_logits`.
         size: K.
         dtype: of the numbers given back, at least float32.
-        all_tokens: whether the second tensor is asked for.
+        all_tokens: whether the second tensor is asked for; of a matrix it takes time.
 
     Returns:
         (N, K) logits of the pieces; and (N,) the logsumexp over all tokens, also those
-        without a piece, where it is asked for. No gradients.
+        without a piece, or NaN where nobody asks. No gradients.
 
     Raises:
         ValueError: ``piece`` is of another vocabulary than the head.
@@ -86,7 +86,7 @@ def pool_head(
     if isinstance(head, NamedHead):
         return head.pool(hidden.to(dtype), piece, size)
     pooled = hidden.new_empty((len(hidden), size), dtype=dtype)
-    total = hidden.new_empty(len(hidden), dtype=dtype)
+    total = hidden.new_full((len(hidden),), torch.nan, dtype=dtype)
     for rows in blocks(len(hidden), max(1, LOGITS // head.size)):
         logits = logits_of(narrowed(hidden[rows], head), head, dtype)
         pooled[rows] = pool_logits(logits, piece, size)

@@ -131,4 +131,4 @@ def test_a_temperature_below_nothing_is_refused_by_what_is_valid(tiny_llama, cap
     for value in ("-1", "nan", "inf"):
         code, message = said([*words, value], capsys)
         assert code == 2
-        assert f"--temperature is {value}; give 0 for the likeliest" in message
+        assert f"temperature is {value}; give 0 for the likeliest" in message

@@ -55,6 +55,7 @@ def test_settings_of_conversations_and_weights_that_no_text_has_are_told(
     assert "data.learn=assistant changes nothing: no text to learn from is a" in learn
     assert day.startswith("data.date=2026-11-28 changes nothing")
     assert "data.weight_field=wieght changes nothing: every text weighs 1" in weight
+    assert loaded(tiny_zoo, str(plain)).warnings == (learn,)
     talk = rows(tmp_path / "talk.jsonl", [1, 2, 1])
     assert not loaded(tiny_zoo, talk, date="2026-11-28").warnings
 

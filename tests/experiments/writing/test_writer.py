@@ -123,8 +123,10 @@ def test_what_cannot_be_written_from_is_refused(writer):
         writer.ids("")
     with pytest.raises(InputError, match="has no chat template; leave --chat out"):
         writer.chat_ids([{"role": "user", "content": "a"}])
-    with pytest.raises(InputError, match="temperature is -1"):
-        Drawing(temperature=-1)
+    for wrong in (-1, float("nan"), float("inf")):
+        told = f"temperature is {wrong}; give 0 for the likeliest"
+        with pytest.raises(InputError, match=told):
+            Drawing(temperature=wrong)
     with pytest.raises(InputError, match=r"top_p is 0\.5 while temperature is 0"):
         Drawing(top_p=0.5)
     with pytest.raises(InputError, match="max_new_tokens is 0"):

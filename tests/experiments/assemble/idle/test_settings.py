@@ -35,6 +35,7 @@ def idle(*words, source=BASE):
         ("loss.domain_signal=loss", "loss.domain_balance is 0"),
         ("loss.fade_to=0.5", "loss.fade_steps is 0"),
         ("train.matrix_learning_rate=0.5", "it is of train.optimizer=muon"),
+        ("train.balance_learning_rate=0.5", "loss.balance is none"),
         ("train.early_stop.patience=1", "train.early_stop.metric is null"),
         ("student.lora.alpha=3", "student.lora.rank is 0"),
         ("data.written.share=0.9", "data.written.by is null"),
@@ -62,6 +63,12 @@ def test_a_setting_with_nothing_to_act_on_is_said_to_change_nothing(word, why):
         ["phase.all.fuse.space=student", "align.adapter=pca"],
         ["phase.all.loss.outcome_every=2", "align.adapter=pca", "loss.eta_outcome=2"],
         ["train.optimizer=muon", "train.matrix_learning_rate=0.5"],
+        ["loss.balance=uncertainty", "train.balance_learning_rate=0.5"],
+        ["loss.fade_steps=5", "loss.fade_to=0.5"],
+        ["loss.domain_balance=1", "loss.domain_signal=loss"],
+        ["phase.all.loss.outcome_every=2", "loss.outcome_layers=lower"],
+        ["train.early_stop.metric=bits_per_char", "train.early_stop.patience=1"],
+        ["train.engine=deepspeed", "train.zero_stage=0"],
         ["student.lora.rank=4", "student.lora.alpha=3"],
         ["store.read=true", "store.encoding=int8"],
         ["teachers.a.weight=3"],
@@ -69,6 +76,11 @@ def test_a_setting_with_nothing_to_act_on_is_said_to_change_nothing(word, why):
 )
 def test_a_setting_that_acts_is_not_named(words):
     assert idle(*words) == []
+
+
+def test_a_stage_of_zero_is_nobody_s_without_deepspeed():
+    (sentence,) = idle("train.engine=torch", "train.zero_stage=0")
+    assert "train.zero_stage changes nothing: ZeRO is DeepSpeed's" in sentence
 
 
 def test_one_of_two_settings_that_say_the_same_is_named():
