@@ -133,7 +133,7 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
         ordering_arms,
         selecting_arms,
     )
-    from experiments.bench.quality.disjoint.arms import disjoint_arms
+    from experiments.bench.quality.disjoint.arms import disjoint_arms, tuned_arms
     from experiments.bench.quality.disjoint.domains import EMBEDDED
     from experiments.bench.quality.peers.arms import heard_arms
     from experiments.bench.quality.real.arms import real_arms
@@ -143,6 +143,7 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
         domains = options.domains or list({**EMBEDDED, **options.texts})
         groups = {
             "weighed": disjoint_arms(domains),
+            "tuned": tuple(tuned_arms(domains)),
             "selected": selecting_arms(domains, foreseen(domains)),
             "ordered": ordering_arms(domains, foreseen(domains)),
             "heard": heard_arms(domains),
@@ -175,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
         "agglomerative, peers, past, tuned, matching, all; of --size disjoint: weighed "
-        "(default), selected, ordered, heard, all; of --size real: real (default), "
+        "(default), tuned, selected, ordered, heard, all; of --size real: real (default), "
         "tuned, selected, ordered, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")

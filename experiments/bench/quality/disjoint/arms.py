@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from experiments.bench.quality.arm import CE_ONLY, Arm
 
 LONGER = 4
 """Times the steps of other arms that CE only takes, about what all teachers cost."""
+SHARES = (0.3, 3, 10)
+"""Weights of the teachers' distributions beside 1, tried of every arm alike."""
 KD = ("phase.all.output.kd=1",)
 """Teachers' next-token distributions."""
 NO_KV = tuple(
@@ -72,6 +75,24 @@ def disjoint_arms(domains: Sequence[str]) -> tuple[Arm, ...]:
             for name in every
         ),
     )
+
+
+def tuned_arms(domains: Sequence[str]) -> Iterator[Arm]:
+    """Equal and prequential weights, and every teacher alone, each under the weights of
+    :data:`SHARES`: what one weight suits need not suit another.
+
+    Args:
+        domains: each with a teacher of that name.
+    """
+    tried = {"equal", "prequential", *(f"{name}-alone" for name in domains)}
+    for arm in disjoint_arms(domains):
+        for share in SHARES if arm.name in tried else ():
+            yield replace(
+                arm,
+                name=f"{arm.name}-{share:g}",
+                asks=f"{arm.asks}, weight {share:g}",
+                settings=(*arm.settings, f"phase.all.output.kd={share:g}"),
+            )
 
 
 def _weighings(by_label: str) -> Iterator[tuple[str, ...]]:

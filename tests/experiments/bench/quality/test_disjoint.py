@@ -15,7 +15,7 @@ from experiments.bench.quality.deciding import (
     selecting_arms,
 )
 from experiments.bench.quality.disjoint import bed as disjoint
-from experiments.bench.quality.disjoint.arms import disjoint_arms
+from experiments.bench.quality.disjoint.arms import SHARES, disjoint_arms, tuned_arms
 from experiments.bench.quality.train import Setup, config_of
 from experiments.config.presets import load_registry, presets_of
 from experiments.config.tree import resolve_phases
@@ -53,6 +53,22 @@ def test_every_arm_resolves_and_each_text_has_its_teachers_label(tmp_path):
             assert phase.fuse.router_options == {"domains": {d: d for d in DOMAINS}}
     names = [arm.name for arm in chosen(["label"], {"all": arms})]
     assert names == [CE_ONLY, "label"]
+
+
+def test_tuned_arms_differ_from_theirs_in_the_weight_of_outputs_alone(tmp_path):
+    base = tmp_path / "config.yaml"
+    base.write_text(yaml.safe_dump(config_for(tmp_path, DOMAINS, DOMAINS, "disjoint")))
+    setup = Setup(base, tmp_path, 8)
+    plain = {arm.name: arm for arm in disjoint_arms(DOMAINS)}
+    arms = list(tuned_arms(DOMAINS))
+    assert len(arms) == len(SHARES) * (2 + len(DOMAINS))
+    for arm in arms:
+        of, _, share = arm.name.rpartition("-")
+        assert arm.settings[:-1] == plain[of].settings
+        assert arm.teachers == plain[of].teachers and not setup.unknown(arm)
+        config = config_of(setup, arm, 0)
+        (phase,) = resolve_phases(config, presets_of(load_registry(config)))
+        assert phase.output.kd == float(share)
 
 
 @pytest.mark.parametrize(
