@@ -281,9 +281,9 @@ def check_causal(name: str, kind: str) -> None:
     """
     if kind == "encoder":
         raise InputError(
-            f"student {name!r} is an {kind}, but what is learned and carried over is "
-            "the next token and keys and values of what was read before it; give a "
-            "causal language model, or an encoder-decoder for data.pairs"
+            f"student.model {name!r} is an {kind}, but what is learned and carried "
+            "over is the next token and keys and values of what was read before it; "
+            "give a causal language model, or an encoder-decoder for data.pairs"
         )
 
 

@@ -81,14 +81,13 @@ def _layers(text: str | None) -> int | list[int] | None:
 
 
 def _report(out: Path, manifest: Manifest) -> None:
+    from teacher.packages.cached import gigabytes
+
     assert manifest.making is not None
     making = manifest.making
     size = sum(record.size for record in manifest.files.values())
     put(f"{out}: {manifest.conversion}")
-    put(
-        f"weights: {making.parameters / 1e6:.1f} M of "
-        f"{making.parameters_of_source / 1e6:.1f} M, {size / 1e6:.0f} MB"
-    )
+    put(f"weights: {making.kept}, {gigabytes(size)}")
     if manifest.redistributable is False:
         put(
             f"licence: {manifest.licence} forbids handing it on without its terms; "

@@ -32,6 +32,15 @@ EMPTY_LINES = 3
 Line = dict[str, Any]
 
 
+def short_of(share: float, least: float) -> tuple[str, str]:
+    """A share and the bar that it is below, in as many digits as tell them apart."""
+    for digits in range(5):
+        words = f"{share:.{digits}%}", f"{least:.{digits}%}"
+        if words[0] != words[1]:
+            return words
+    return f"less than {least:.0%}", f"{least:.0%}"
+
+
 @dataclass(kw_only=True, slots=True)
 class Alarms:
     """Watches the metric lines of one phase of one arm; each kind warns once."""
@@ -214,15 +223,16 @@ class Alarms:
         return self._low({n: sum(v) / len(v) for n, v in self._coverage.items()})
 
     def _low(self, coverage: Mapping[str, float]) -> dict[str, str]:
-        return {
-            f"coverage {name}": (
-                f"teacher {name!r} covers only {share:.0%} of the student's tokens "
-                f"(align.min_coverage is {self.min_coverage:.0%}); what it knows of "
-                "the rest is not taught"
-            )
-            for name, share in coverage.items()
-            if share < self.min_coverage
-        }
+        raised = {}
+        for name, covered in coverage.items():
+            if covered < self.min_coverage:
+                share, bar = short_of(covered, self.min_coverage)
+                raised[f"coverage {name}"] = (
+                    f"teacher {name!r} covers only {share} of the student's tokens "
+                    f"(align.min_coverage is {bar}); what it knows of the rest is not "
+                    "taught"
+                )
+        return raised
 
     def _idle(self, line: Line) -> dict[str, str]:
         """Judge terms that find no place at all, whose loss is 0 and looks learned."""

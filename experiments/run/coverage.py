@@ -13,6 +13,7 @@ from align.tokens.lost_text import LostText, lost_text
 from experiments.assemble.data import Encoder
 from experiments.assemble.needs import left_out
 from experiments.record.run_dir import MAIN
+from experiments.run.alarms import short_of
 
 if TYPE_CHECKING:
     from experiments.run.context import RunContext
@@ -42,13 +43,15 @@ class Reading:
         share_told = 1 - self.lost.untold
         if self.coverage >= least and share_told >= least:
             return ""
+        lacking = self.coverage if self.coverage < least else share_told
+        share, bar = short_of(lacking, least)
         what = (
-            f"reaches only {self.coverage:.0%} of the student's tokens"
+            f"reaches only {share} of the student's tokens"
             if self.coverage < least
-            else f"tells only {share_told:.0%} of the characters"
+            else f"tells only {share} of the characters"
         )
         return (
-            f"teacher {name!r} {what} (align.min_coverage is {least:.0%}): "
+            f"teacher {name!r} {what} (align.min_coverage is {bar}): "
             f"{self.lost}. What it knows of the rest is not taught; choose texts "
             "it can read, or leave it out"
         )

@@ -66,8 +66,7 @@ def describe_plan(plan: RunPlan) -> list[str]:
     sentences += _made_of(config.student.model)
     if student is not None:
         settings, kind = student
-        with prefix_errors("student"):
-            check_causal(config.student.model, kind)
+        check_causal(config.student.model, kind)
         check_positions(config, _positions(settings, trust))
     sources = plan.sources
     facts = {name: _facts(config, name, source) for name, source in sources.items()}
@@ -90,8 +89,7 @@ def _made_of(student: str) -> Iterator[str]:
         making = manifest.making
         yield (
             f"student: {manifest.source} with {manifest.conversion}; "
-            f"{making.parameters / 1e6:.1f} M of "
-            f"{making.parameters_of_source / 1e6:.1f} M weights ({student})"
+            f"{making.kept} weights ({student})"
         )
 
 

@@ -74,7 +74,9 @@ def forget_checks() -> None:
 
 def gigabytes(size: int) -> str:
     """A size for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def _packages(cache_dir: Path | None) -> Path:

@@ -72,6 +72,15 @@ class Making(BaseModel):
     """Weights, tied ones counted once."""
     parameters_of_source: int
 
+    @property
+    def kept(self) -> str:
+        """How many weights of how many, for people: ``81.4 M of 134.5 M``."""
+        return " of ".join(map(_counted, (self.parameters, self.parameters_of_source)))
+
+
+def _counted(weights: int) -> str:
+    return f"{weights / 1e6:.1f} M" if weights >= 1e6 else f"{weights:,}"
+
 
 class Manifest(BaseModel):
     """Where a model came from, and what lies in its folder."""

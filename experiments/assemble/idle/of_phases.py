@@ -56,6 +56,11 @@ def rules() -> dict[str, Idle]:
         "output.label_smoothing": _no_hard_labels,
         "align.adapter": _no_adapters,
         "fuse.num_clusters": _clusters,
+        "fuse.routing_level": _unless(
+            lambda phase: phase.fuse.router != "fixed" or phase.fuse.chosen != "soft",
+            "the router is 'fixed' and fuse.choice soft: all texts and tokens are "
+            "weighed alike",
+        ),
         "fuse.router_type": _no_router_type,
         "fuse.entropy_reg_strength": _nothing_learns,
         "fuse.entropy_target": _no_entropy,

@@ -15,13 +15,10 @@ from experiments.assemble.outputs import kinds_of
 from experiments.assemble.text_sources import domains_of
 from experiments.config.parsing import plain
 from experiments.config.phase_choice import EVERY_PHASE
-from experiments.config.tree import (
-    GENERAL,
-    Config,
-    PhaseConfig,
-    preset_name,
-)
+from experiments.config.tree import GENERAL, Config, PhaseConfig, preset_name
+from fuse.config import choice_of
 from plugins.registry import Registry
+from student.evaluators.built_in import EVALUATORS
 
 _STORED = ("form", "encoding", "rank", "top_k", "zstd", "shard_samples", "batch_size")
 _BY_DEFAULT: Mapping[str, Any] = plain(Config())
@@ -134,6 +131,10 @@ def _of_run(config: Config, phases: Sequence[PhaseConfig]) -> Iterator[str]:
     if not config.samples.prompts:
         why = "samples.prompts is 0: the student writes nothing"
         rows.append(("samples", ("max_new_tokens", "temperature", "during"), why))
+    asks = {choice_of("eval.use", use)[0] for use in config.eval.use}
+    if "generation" not in asks and asks <= EVALUATORS.keys():
+        why = "eval.use has no generation, which asks them"
+        rows.append(("eval", ("pairs",), why))
     for section, keys, why in rows:
         for key in keys:
             name = f"{section}.{key}"

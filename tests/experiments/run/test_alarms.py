@@ -10,7 +10,7 @@ from experiments.cli import main
 from experiments.config.measuring import AlarmConfig
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
-from experiments.run.alarms import Alarms
+from experiments.run.alarms import Alarms, short_of
 from experiments.run.driver import run_training
 from tests.experiments.small_runs import small_config
 
@@ -124,6 +124,18 @@ def test_coverage_is_judged_by_its_mean_over_the_phase(watch):
     assert names(alarms.see(train(15, 0.9, 0.4))) == ["coverage b"]
     assert "teacher 'b' covers only 47% of the student's tokens" in shown[0]
     assert "align.min_coverage is 50%" in shown[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "words"),
+    [
+        (0.47, 0.5, ("47%", "50%")),
+        (0.9962, 1.0, ("99.6%", "100.0%")),
+        (0.5 - 1e-9, 0.5, ("less than 50%", "50%")),
+    ],
+)
+def test_a_share_and_its_bar_are_told_apart(share, least, words):
+    assert short_of(share, least) == words
 
 
 def test_a_term_that_compares_nothing_for_three_lines_is_told(watch):
