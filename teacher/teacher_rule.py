@@ -107,6 +107,7 @@ def too_few(
         f"{len(chosen)} fit ({', '.join(chosen) or 'none'}); the config has "
         f"{known or 'no teachers'}. Add some under 'teachers', give 'phases' "
         f"without it, or set phase.{phase}.teachers.min"
+        + ("" if facts else "; `mtkd recipes list` shows whole configs to begin with")
     )
 
 

@@ -42,6 +42,11 @@ def test_too_few_teachers_names_what_fits_and_what_to_do():
         select_teachers(rule, MIXED, "p")
 
 
+def test_who_names_no_teacher_at_all_is_shown_where_whole_configs_are():
+    with pytest.raises(ValueError, match=r"has no teachers\..*recipes list"):
+        select_teachers(TeacherRule(min=2), {}, "p")
+
+
 def test_counts_are_checked():
     with pytest.raises(ValueError, match="min is -1; give an integer >= 0"):
         TeacherRule(min=-1)

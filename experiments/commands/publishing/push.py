@@ -52,6 +52,7 @@ def _show(parcel: Parcel, options: Namespace) -> None:
         put(f"it may not go: {reason}")
     if options.dry_run:
         so = "it would be refused, too" if parcel.reasons else "it is"
+        put("the hub was not asked: names, licence and account are judged by it alone")
         put(f"nothing was sent; without --dry-run {so}")
 
 

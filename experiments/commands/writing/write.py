@@ -257,12 +257,20 @@ def _openings(
 
 
 def _report(out: Path, outcome: Outcome) -> None:
+    """Say what came of it.
+
+    Raises:
+        InputError: the file is whole and holds no text.
+    """
+    from align.errors import InputError
+
     put(f"{out}: parts written: {outcome.made}, there already: {outcome.kept}")
     if outcome.missing:
         put(f"{out}: {len(outcome.missing)} parts are still missing")
         return
     counts = outcome.counts
-    put(f"{out}: {counts['rows']:,} texts; train with data.train='[w={out}]'")
+    if counts["rows"]:
+        put(f"{out}: {counts['rows']:,} texts; train with data.train='[w={out}]'")
     reasons = {
         "twice": "were there twice",
         "empty": "were empty",
@@ -271,3 +279,8 @@ def _report(out: Path, outcome: Outcome) -> None:
     for name, reason in reasons.items():
         if counts[name]:
             say(f"warning: {counts[name]:,} texts {reason} and were left out")
+    if not counts["rows"]:
+        raise InputError(
+            f"{out} holds no text: the model wrote nothing that counts; give more of "
+            "--max-new-tokens, other openings, or --writer sample, and another --out"
+        )

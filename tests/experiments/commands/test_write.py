@@ -3,7 +3,7 @@ import json
 import pytest
 
 from experiments.cli import main
-from experiments.writing.corpus import facts_of
+from experiments.writing.corpus import Outcome, facts_of
 
 
 @pytest.fixture
@@ -61,3 +61,17 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     monkeypatch.setattr("experiments.writing.sources.load_writer", loaded)
     assert main(["write", config, *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_file_without_any_text_is_an_error(config, tmp_path, capsys, monkeypatch):
+    counts = {"rows": 0, "twice": 0, "empty": 3, "skipped": 0}
+    monkeypatch.setattr(
+        "experiments.writing.corpus.write_corpus",
+        lambda *args: Outcome(made=1, counts=counts),
+    )
+    out = tmp_path / "w.jsonl"
+    words = ["--by", "prose", "--out", str(out), "--number", "3"]
+    assert main(["write", config, *words]) == 2
+    shown = capsys.readouterr()
+    assert "3 texts were empty" in shown.err and "holds no text" in shown.err
+    assert "train with" not in shown.out
