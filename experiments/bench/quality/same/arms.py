@@ -9,14 +9,13 @@ from experiments.bench.quality.arm import CE_ONLY, Arm
 from experiments.bench.quality.disjoint.arms import KD, NO_KV
 from experiments.bench.quality.same.bed import SIZES
 
-DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0)
+DECAYS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Weight decays that are tried of the student alone, and of the first teacher; the
 first is the default of a run."""
-STUDENT_DECAY = 0.3
-"""Of these, that of the baseline and of pupils; to be set to the best one of the
-student alone, which was not measured yet."""
-TEACHER_DECAY = 0.3
-"""Likewise of teachers: that of ``teacher-1``, which stands for it in the tuning."""
+STUDENT_DECAY = 1.0
+"""Of these, that of the baseline and of pupils: the best one of the student alone."""
+TEACHER_DECAY = 3.0
+"""Likewise of teachers: the best one of ``teacher-1``, the first."""
 APART = 1000
 """Between the seeds of two teachers."""
 _FIXED = ("phase.all.fuse.fusion_method=fixed",)
@@ -91,13 +90,17 @@ def _pupils() -> Iterator[Arm]:
             name, asks, settings=given, teachers=tuple(SIZES)[:teachers], pupils=True
         )
 
-    every = "outputs of all teachers"
-    yield pupil("from-1", "outputs of the first teacher", 1)
-    yield pupil("from-2", "outputs of two teachers", 2)
-    yield pupil("from-4", every, 4)
-    without = "phase.all.loss.delta_ce=0"
-    yield pupil("from-4-alone", f"{every} without the next token", 4, without)
-    heavy = "phase.all.output.kd=4"
-    yield pupil("from-4-heavy", f"{every}, four times as heavy", 4, heavy)
-    usual = _decay(DECAYS[0])
-    yield pupil("from-4-decay", f"{every}, weight decay as by default", 4, usual)
+    named = {1: "the first teacher", 2: "two teachers", 4: "all teachers"}
+    for teachers, of in named.items():
+        name, asks = f"from-{teachers}", f"outputs of {of}"
+        yield pupil(name, asks, teachers)
+        if teachers == 2:
+            continue
+        # One teacher is tuned as all of them are.
+        for way, how, setting in (
+            ("alone", "without the next token", "phase.all.loss.delta_ce=0"),
+            ("heavy", "four times as heavy", "phase.all.output.kd=4"),
+            ("warm", "at a temperature of 2", "phase.all.output.temperature=2"),
+            ("decay", "weight decay as by default", _decay(DECAYS[0])),
+        ):
+            yield pupil(f"{name}-{way}", f"{asks}, {how}", teachers, setting)
