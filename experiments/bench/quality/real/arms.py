@@ -9,7 +9,7 @@ from experiments.bench.quality.deciding import ordering_arms, selecting_arms
 from experiments.bench.quality.disjoint.arms import FORESEEN, NO_KV
 from experiments.bench.quality.real.bed import GEMMA, MINILM, SMOLLM2
 
-DECAYS = (0.1, 0.3, 1.0)
+DECAYS = (0.01, 0.1, 1.0)
 """Weight decays of the baseline beside a run's own."""
 RESCORE = 30
 """Steps between two scorings of a curriculum; a pretrained teacher is dear to ask."""
