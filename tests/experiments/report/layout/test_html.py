@@ -278,9 +278,13 @@ def test_it_is_dark_where_that_is_preferred_or_chosen_and_fits_desk_and_phone(
         ink[scheme] = tab.evaluate(style.format("querySelector('svg')", "fill"))
     assert backgrounds == {"light": "rgb(246, 247, 249)", "dark": "rgb(18, 22, 28)"}
     assert ink["light"] != ink["dark"]
+    picture = '<div class="print"><img></div>'  # one that has no drawing
+    tab.evaluate(f"document.body.insertAdjacentHTML('beforeend', '{picture}')")
+    turned = "getComputedStyle(document.querySelector('.print img')).filter"
+    assert tab.evaluate(turned) == "invert(1) hue-rotate(180deg)"
     tab.click("#theme")  # as the system → light
     now = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert now == backgrounds["light"]
+    assert now == backgrounds["light"] and tab.evaluate(turned) == "none"
     tab.size(900, 800)
     links = "document.querySelector('nav ul')"
     assert tab.evaluate(f"{links}.scrollWidth <= {links}.clientWidth")  # none is hidden
