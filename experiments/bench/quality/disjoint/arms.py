@@ -9,7 +9,7 @@ from experiments.bench.quality.arm import CE_ONLY, Arm
 
 LONGER = 4
 """Times the steps of other arms that CE only takes, about what all teachers cost."""
-SHARES = (0.3, 3, 10)
+SHARES = (0.3, 3, 10, 30)
 """Weights of the teachers' distributions beside 1, tried of every arm alike."""
 KD = ("phase.all.output.kd=1",)
 """Teachers' next-token distributions."""
