@@ -1,6 +1,19 @@
+import random
+from pathlib import Path
+
 import pytest
 
+from align.bounds import yaml_document
 from align.bounds.yaml_document import DEEPEST, MOST_CHARS, read_yaml
+
+ROOT = Path(__file__).parents[3]
+PIECES = (
+    *("a", "b: 1", "- x", ": ", "? ", "{", "}", "[", "]", ", ", '"', "'", "&a ", "*a"),
+    *("<<: *a", "!", "!!str ", ">\n ", "|\n", "#c", "\t", "1e-4", "010", "~", "null"),
+    *("on", "---\n", "...\n", "%YAML 1.2\n", "\ufeff", "\x85", "\u2028", "\r\n", "@"),
+    *("`", "é", "深", "0x1F", ".5", "-", "?x", ":x", "x:", "a:b", "{a:1}", "''", " "),
+    *("\n", "\n  ", "\n- ", '"\\u00e9"', "  k: [1, {b: 2}]\n", "- {c: d}\n"),
+)
 
 
 def laughs(levels: int) -> str:
@@ -58,3 +71,25 @@ def test_a_key_is_a_text_whatever_it_looks_like():
     }
     merged = read_yaml("m: &m {a: 1}\nn: {<<: *m, b: 2}", "x")
     assert merged["n"] == {"a": 1, "b": 2}
+
+
+def test_what_libyaml_reads_quickly_is_what_pyyaml_reads(monkeypatch):
+    """Fails where a text that the two read apart is given to libyaml."""
+    draw = random.Random(0)
+    every = [p.read_text() for p in (ROOT / "experiments").rglob("*.yaml")]
+    every += ["".join(draw.choices(PIECES, k=draw.randint(1, 8))) for _ in range(800)]
+
+    def read():
+        return [repr(answer(text)) for text in every]
+
+    quickly = read()
+    monkeypatch.setattr(yaml_document, "_quick_node", lambda text: None)
+    assert quickly == read()
+    assert sum("InputError" not in text for text in quickly) > 150
+
+
+def answer(text):
+    try:
+        return read_yaml(text, "x")
+    except ValueError as error:
+        return error
