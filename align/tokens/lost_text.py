@@ -132,12 +132,15 @@ def _covered(spans: Ints, size: int) -> NDArray[np.bool_]:
 
 def _clusters(text: str, is_certain: NDArray[np.bool_]) -> Iterator[str]:
     """Known letters with the accents on them, blanks left out."""
-    place = 0
+    certain, place = is_certain.tolist(), 0
     while place < len(text):
         stop = place + 1
-        while stop < len(text) and unicodedata.combining(text[stop]):
+        # no accent that combines is below U+0300; asking of each letter takes longer
+        while stop < len(text) and text[stop] >= "\u0300":
+            if not unicodedata.combining(text[stop]):
+                break
             stop += 1
-        if is_certain[place:stop].all() and not text[place].isspace():
+        if all(certain[place:stop]) and not text[place].isspace():
             yield text[place:stop]
         place = stop
 
