@@ -76,9 +76,11 @@ def read_yaml(text: str, source: str) -> Any:
 
 
 def _quick_node(text: str) -> Any:
-    """What libyaml makes of a document, in a tenth of the time that PyYAML's own parser
-    takes; None where PyYAML lacks it, where the two may differ, and of what is empty, no
-    YAML or out of bounds: the slow one then says why and where."""
+    """What libyaml makes of a document, in a tenth of the time of PyYAML's own parser.
+
+    None where PyYAML lacks it, where the two may differ, and of what is empty, no YAML
+    or out of bounds: the slow one then says why and where.
+    """
     import yaml
 
     composer = None if _READ_APART.search(text) else _composer()
