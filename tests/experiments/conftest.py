@@ -21,6 +21,8 @@ PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
 
 
 NO_PAGE = "<!doctype html>\n"
+COARSE = {"savefig.dpi": 50}
+"""Pictures of a ninth of a user's points, where nobody looks at single ones."""
 
 
 @contextmanager
@@ -108,16 +110,19 @@ def made_up(tmp_path: Path) -> RunDir:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, list[Path]]:
-    """The made-up run with its pictures and pages, drawn once, and what was drawn.
+    """The made-up run with its pictures and pages, drawn once and coarsely, and what
+    was drawn.
 
     For modules that say ``DRAWS = True``.
     """
+    from matplotlib import rc_context
+
     from experiments.report import figures
     from experiments.report.page import write_report
 
     run = read_run(write_run(tmp_path_factory.mktemp("drawn") / "made-up"))
     draw, paths = figures.draw_run, []
-    with pytest.MonkeyPatch.context() as patch:
+    with rc_context(COARSE), pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw_run", lambda run: paths.extend(draw(run)))
         write_report(run)
     return run, paths

@@ -7,11 +7,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib import rc_context
 
 from experiments.cli import main
 from experiments.record.run_dir import read_run
 from experiments.report.layout.html import html
 from experiments.report.page import compose, write_report
+from tests.experiments.conftest import COARSE
 from tests.experiments.report.layout.chromium import binary, chromium
 
 DRAWS = True
@@ -116,7 +118,8 @@ def test_what_users_named_stays_text(made_up):
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")
 def test_names_in_drawings_stay_text(made_up):
     run = hostile(made_up)
-    write_report(run)
+    with rc_context(COARSE):
+        write_report(run)
     assert list(run.figures.glob("*.svg"))
     page = Page((run.path / "report.html").read_text())
     assert len(page.all("script")) == 1
