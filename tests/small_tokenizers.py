@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis.strategies import characters
 from tokenizers import (
@@ -29,7 +30,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from teacher.loading.tokenizer import load_tokenizer
+from teacher.loading import tokenizer as loading
 
 PIECES = Path(__file__).with_name("small_pieces.json")
 """Models of trainers that take any of equally good pieces, trained once and kept, so
@@ -93,7 +94,15 @@ def outside(*names: str) -> list[str]:
 @cache
 def real(name: str) -> Any:
     """One of :func:`outside`, loaded once a session; settings must not stay on it."""
-    return load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
+    file = described(name)
+    with patch.object(loading, "_file", lambda *_: file):
+        return loading.load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
+
+
+@cache
+def described(name: str) -> Tokenizer:
+    """What the file of such a tokenizer says, read once; likewise."""
+    return loading._file(name, str(SHARED / "tokenizers" / name), {})
 
 
 # --- byte-level

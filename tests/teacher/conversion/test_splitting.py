@@ -11,7 +11,7 @@ from teacher.conversion.splitting import (
     splitting_of,
     without_first_blank,
 )
-from tests.small_tokenizers import SHARED
+from tests.small_tokenizers import described, outside
 
 
 def pieces(name, text):
@@ -31,10 +31,9 @@ def test_digits_and_blanks_are_split_as_each_model_was_trained():
     [("llama-bpe", "llama3"), ("qwen2", "qwen2.5"), ("gpt-2", "gpt2")],
 )
 def test_it_is_the_splitting_of_the_models_own_file(name, folder):
-    file = SHARED / "tokenizers" / folder / "tokenizer.json"
-    if not file.is_file():
+    if folder not in outside():
         pytest.skip(f"{folder}'s tokenizer is not at hand")
-    theirs = Tokenizer.from_file(str(file)).pre_tokenizer
+    theirs = described(folder).pre_tokenizer
     for text in (
         "Don't I'LL  12345,6 x\n\n  y\tz",
         "naïve 深度学习 🙂  end  ",

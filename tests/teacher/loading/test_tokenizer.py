@@ -8,7 +8,7 @@ from teacher.loading.tokenizer import largest_id, load_tokenizer
 from teacher.zoo.recipes import TokenizerRecipe
 from teacher.zoo.tokenizers import train_tokenizer
 from tests.everyday import some_daily
-from tests.small_tokenizers import KINDS, SHARED, outside, real, sections, small
+from tests.small_tokenizers import KINDS, described, outside, real, sections, small
 
 CODE = "def f(x):\n    return x + 12345  # it's\n\n\nclass A:\n\tpass\r\n"
 PROBES = [
@@ -137,8 +137,7 @@ if outside():  # they only widen what holds everywhere
 
     @pytest.mark.parametrize("name", outside())
     def test_real_tokenizers_read_as_their_files(name):
-        folder = SHARED / "tokenizers" / name
-        assert ids(real(name), PROBES) == ids(the_file(folder), PROBES)
+        assert ids(real(name), PROBES) == ids(described(name), PROBES)
 
 
 def test_merges_are_never_left_out_by_lot(tmp_path):
