@@ -38,7 +38,7 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False)
 
 
-_LONG = 0.05
+_LONG = 0.02
 """Processor seconds of a search for garbage, among some hundred thousand objects."""
 
 _searched: dict[str, float] = {"began": 0.0, "longest": 0.0}

@@ -36,6 +36,7 @@ from student.terms.key_value import OBJECTIVES, chosen_terms
 from teacher.capture.kv_capture import KVCapture
 from teacher.loading.models import load_model
 from teacher.panel import LiveTeacher, TeacherPanel
+from tests.read_once import copies_of
 
 DECODERS = ("gpt2-prose", "qwen-code")
 MAX_LENGTH = 40
@@ -102,6 +103,7 @@ class School:
     live: dict[str, LiveTeacher] = field(default_factory=dict)
     tokenizer: Any = None
     loaded: Any = field(default=None, kw_only=True)
+    copied: Any = field(default=None, kw_only=True)
     calibrated: dict[Any, Any] = field(default_factory=dict, kw_only=True)
 
     def teacher(self, name: str) -> LiveTeacher:
@@ -115,7 +117,8 @@ class School:
         if self.loaded is None:
             self.loaded = load_model(str(self.folders["student"]), role="student")
             self.tokenizer = self.loaded.tokenizer
-        model = deepcopy(self.loaded.model)
+            self.copied = copies_of(self.loaded.model)
+        model = self.copied()
         if seed is None and not config:
             return model
         torch.manual_seed(seed or 0)
@@ -217,9 +220,9 @@ class School:
         The generator goes on as after calibrating, whichever way it came about.
         """
         if key in self.calibrated:
-            bridge, report, state = self.calibrated[key]
+            copied, state = self.calibrated[key]
             torch.set_rng_state(state)
-            return deepcopy(bridge), deepcopy(report)
+            return copied()
         torch.manual_seed(0)
         bridge = make()
         texts = [s.text for s in self.samples[-16:]]
@@ -227,7 +230,7 @@ class School:
         report = fit(bridge, [(b, panel(b)) for b in parts])
         if key is not None:
             state = torch.get_rng_state()
-            self.calibrated[key] = deepcopy(bridge), deepcopy(report), state
+            self.calibrated[key] = copies_of(deepcopy((bridge, report))), state
         return bridge, report
 
     def bridge(self, kind: str, own: KVCapture, teachers: Sequence[str], maps: Any):

@@ -1,10 +1,12 @@
 """Two-layer random models of the true classes."""
 
-from copy import deepcopy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+
+from tests.read_once import copies_of
 
 VOCAB = 61
 SMALL: dict[str, Any] = {
@@ -208,15 +210,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 def make_model():
     """Build the named model in float32, in evaluation mode, seeded."""
     transformers = pytest.importorskip("transformers")
-    built: dict[str, tuple[Any, torch.Tensor]] = {}
+    built: dict[str, tuple[Callable[[], Any], torch.Tensor]] = {}
 
     def make(name: str, **changes: Any):
         key = repr((name, sorted(changes.items())))
         if key not in built:
-            built[key] = build(name, changes), torch.get_rng_state()
-        model, state = built[key]
+            built[key] = copies_of(build(name, changes)), torch.get_rng_state()
+        copied, state = built[key]
         torch.set_rng_state(state)  # as after building
-        return deepcopy(model)
+        return copied()
 
     def build(name: str, changes: dict[str, Any]):
         class_name, settings = CONFIGS[name]
