@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -69,6 +70,7 @@ def kind_now(kind: str) -> str:
     return EARLIER.get(kind, kind)
 
 
+@cache
 def version_of_mtkd() -> str:
     """As installed, or ``checkout``."""
     try:

@@ -85,8 +85,8 @@ def check_fields(section: object, place: str) -> None:
         InputError: the first field that does not fit; see :func:`checked`.
     """
     cls: Any = type(section)
-    for name, hint in _leaf_hints(cls).items():
-        checked(hint, getattr(section, name), f"{place}.{name}")
+    for name, (hint, adapter) in _leaves(cls).items():
+        _fitting(adapter, hint, getattr(section, name), f"{place}.{name}")
 
 
 def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
@@ -105,17 +105,26 @@ def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
     Raises:
         InputError: naming the place, the value and what is valid.
     """
-    from pydantic import ValidationError
+    return _fitting(_adapter(hint), hint, value, place, from_text)
 
-    adapter = _adapter(hint)
+
+def _fitting(
+    adapter: Any, hint: Any, value: Any, place: str, from_text: bool = False
+) -> Any:
     try:
         if from_text and isinstance(value, str):
             fitting = adapter.validate_strings(value)
         else:
             fitting = adapter.validate_python(value)
-    except ValidationError as error:
+    except _refused() as error:  # imported where something does not fit
         raise _refusal(hint, value, place, error.errors()) from None
     return _bounded(fitting, hint, place)
+
+
+def _refused() -> Any:
+    from pydantic import ValidationError
+
+    return ValidationError
 
 
 def shown(value: Any) -> str:
@@ -269,9 +278,12 @@ def _adapter(hint: Any) -> Any:
 
 
 @cache
-def _leaf_hints(cls: Any) -> dict[str, Any]:
+def _leaves(cls: Any) -> dict[str, tuple[Any, Any]]:
+    """Type of each field that is no section, with what checks it: to look that up by
+    its type takes longer than to check."""
     hints = get_type_hints(cls, include_extras=True)
-    return {k: hint for k, hint in hints.items() if not dataclasses.is_dataclass(hint)}
+    leaves = {k: x for k, x in hints.items() if not dataclasses.is_dataclass(x)}
+    return {name: (hint, _adapter(hint)) for name, hint in leaves.items()}
 
 
 def named_choice(
