@@ -41,13 +41,14 @@ CALLS = calls()
 def sources_of(file: str) -> dict[str, str]:
     """Functions of a file with their source, methods as ``Class.method``."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    out = {}
+    lines, out = text.splitlines(keepends=True), {}
     for node in ast.parse(text).body:
         inside = node.body if isinstance(node, ast.ClassDef) else [node]
         prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
         for each in inside:
             if isinstance(each, ast.FunctionDef):
-                out[prefix + each.name] = ast.get_source_segment(text, each) or ""
+                source = "".join(lines[each.lineno - 1 : each.end_lineno])
+                out[prefix + each.name] = source
     return out
 
 

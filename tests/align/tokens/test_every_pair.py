@@ -185,9 +185,10 @@ def test_every_pair_aligns_as_defined_on_every_corpus(sides, excerpts, capsys):
 def unshared(batch):
     """(B, T) bool: tokens with text that share no character with another."""
     start, end = batch.spans.unbind(-1)
+    held = batch.has_text
     met = (start[:, :, None] < end[:, None]) & (start[:, None] < end[:, :, None])
-    met &= batch.has_text[:, :, None] & batch.has_text[:, None]
-    return batch.has_text & (met.sum(-1) == 1)
+    met &= held[:, :, None] & held[:, None]
+    return held & (met.sum(-1) == 1)
 
 
 def test_a_token_that_shares_no_character_with_its_neighbours_is_its_own_match(
