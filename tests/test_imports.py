@@ -293,6 +293,13 @@ def within(folder: str, others: Iterable[str]) -> bool:
     return any(folder == other or folder.startswith(f"{other}/") for other in others)
 
 
+@cache
+def allowed_in(room: str) -> frozenset[str]:
+    """What a folder may import, by its line of :data:`ROOMS` and by those around it."""
+    holding = [name for name in ROOMS if within(room, {name})]
+    return frozenset(name for each in holding for name in ROOMS[each])
+
+
 def shown(arrow: Arrow, root: Path = ROOT) -> str:
     source, target = (p.relative_to(root) for p in (arrow.source, arrow.target))
     return f"{source}:{arrow.line} imports {target}"
@@ -308,8 +315,7 @@ def forbidden_arrows(root: Path = ROOT) -> list[str]:
         beside = within(room, {other}) or within(other, {room})
         if not within(other, {package}) or beside:
             continue
-        holding = [name for name in ROOMS if within(room, {name})]
-        allowed = {name for each in holding for name in ROOMS[each]}
+        allowed = allowed_in(room)
         if not within(other.removeprefix(f"{package}/"), allowed):
             sentences[
                 f"{shown(arrow, root)}; {room} may import "
