@@ -5,6 +5,7 @@ import pytest
 
 from align.bounds import yaml_document
 from align.bounds.yaml_document import DEEPEST, MOST_CHARS, read_yaml
+from align.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 PIECES = (
@@ -71,6 +72,12 @@ def test_a_key_is_a_text_whatever_it_looks_like():
     }
     merged = read_yaml("m: &m {a: 1}\nn: {<<: *m, b: 2}", "x")
     assert merged["n"] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("text", ["[" * 400_000, "- " * 200_000, "{a: " * 200_000])
+def test_what_is_deep_enough_to_end_a_process_is_refused(text):
+    with pytest.raises(InputError, match=r"lies more than 64 mappings and lists deep"):
+        read_yaml(text, "x")
 
 
 def test_what_libyaml_reads_quickly_is_what_pyyaml_reads(monkeypatch):
