@@ -5,11 +5,12 @@ character by character.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 
-@dataclass
+@dataclass(eq=False)
 class Reading:
     """One text in one vocabulary, padding and special tokens included."""
 
@@ -34,13 +35,23 @@ class Reading:
             open_ = np.flatnonzero((self.last > token)[:own])
             self.whole[token] = open_[0] if len(open_) else own
             self.touched[token] = np.flatnonzero(self.first <= token)[-1] + 1
+        # a character which the student drops counts as read with the token after it
+        self.known_at = self.last.copy()
+        after = far
+        for char in range(self.size - 1, -1, -1):
+            if self.last[char] < 0:
+                self.known_at[char] = after
+            else:
+                after = self.first[char]
 
 
+@lru_cache(maxsize=16)  # several definitions are asked about the texts of a pair
 def iou(s: Reading, t: Reading) -> np.ndarray:
-    start = np.maximum(s.spans[:, None, 0], t.spans[None, :, 0])
-    end = np.minimum(s.spans[:, None, 1], t.spans[None, :, 1])
-    shared = np.clip(end - start, 0, None).astype(np.float64)
-    size = [np.diff(x.spans, axis=1)[:, 0] for x in (s, t)]
+    one, two = (x.spans.astype(np.float64) for x in (s, t))
+    start = np.maximum(one[:, None, 0], two[None, :, 0])
+    end = np.minimum(one[:, None, 1], two[None, :, 1])
+    shared = np.maximum(end - start, 0)
+    size = [np.diff(spans, axis=1)[:, 0] for spans in (one, two)]
     union = size[0][:, None] + size[1][None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
@@ -50,6 +61,7 @@ def rows_to_one(weights: np.ndarray) -> np.ndarray:
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
 
 
+@lru_cache(maxsize=16)
 def readable(s: Reading, t: Reading) -> np.ndarray:
     """(T_s, T_t) bool: the teacher token has read no further."""
     allowed = t.touched[None] <= s.whole[:, None]
@@ -89,23 +101,12 @@ def chunk_end(s: Reading, t: Reading) -> np.ndarray:
     return last_of(same & ends[0][:, None] & ends[1][None])
 
 
-def leaks(s: Reading, t: Reading, pairs: list[tuple[int, int]]) -> list:
-    """The pairs through which the student token sees a character it has not read.
-
-    A character which the student drops counts as read with the token after it.
-    """
-    known_at = s.last.copy()
-    after = len(s.spans)
-    for char in range(s.size - 1, -1, -1):
-        if s.last[char] < 0:
-            known_at[char] = after
-        else:
-            after = s.first[char]
-    found = []
+def leaks(
+    s: Reading, t: Reading, rows: np.ndarray, cols: np.ndarray
+) -> list[tuple[int, int]]:
+    """The pairs through which the student token sees a character it has not read."""
     needs = np.full(len(t.spans) + 1, -1)  # latest student token a teacher token needs
-    np.maximum.at(needs, t.first, known_at)
+    np.maximum.at(needs, t.first, s.known_at)
     needs = np.maximum.accumulate(needs)
-    for row, col in pairs:
-        if needs[col] > row:
-            found.append((row, col))
-    return found
+    late = needs[cols] > rows
+    return list(zip(rows[late].tolist(), cols[late].tolist(), strict=True))

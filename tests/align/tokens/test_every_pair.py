@@ -76,9 +76,14 @@ def excerpts():
     """One piece of every corpus, from its middle, and what no corpus has."""
     files = (file for where in CORPORA for file in (SHARED / "corpora").glob(where))
     texts = [*sections().values(), *(file.read_bytes().decode() for file in files)]
-    middles = [len(text) // 2 for text in texts]
-    cut = [text[at : at + 220] for text, at in zip(texts, middles, strict=True)]
-    return [*cut, *ODD]
+    return [*map(middle, texts), *ODD]
+
+
+def middle(text):
+    """Some 220 bytes of it: a definition takes time with the square of its tokens, of
+    which a vocabulary without Chinese has one a byte."""
+    at = len(text) // 2
+    return text[at : at + 220].encode()[:220].decode(errors="ignore")
 
 
 def encoded(sides, names, texts):
@@ -111,18 +116,20 @@ def check_pair(student, teacher, read_s, read_t):
     for name, aligner in ALIGNERS.items():
         found = aligner(student, teacher)
         coverage[name] = found.coverage(student.has_text)
-        got = found.dense().double().numpy()
+        got = found.dense().numpy()
+        sums = got.sum(-1)
+        assert ((np.abs(sums - 1) <= 1e-5) | (sums == 0)).all()
         _, s_width, t_width = found.shape
         rows, cols = found.rows.numpy(), found.cols.numpy()
+        texts = rows // max(s_width, 1)
         for text, (s, t) in enumerate(zip(read_s, read_t, strict=True)):
             expected = getattr(definitions, name)(s, t)
-            np.testing.assert_allclose(got[text], expected, atol=1e-6)
-            sums = got[text].sum(1)
-            assert (np.isclose(sums, 1, atol=1e-5) | (sums == 0)).all()
+            # a message of numpy's, which counts what differs, takes as long again
+            assert np.abs(got[text] - expected).max(initial=0) <= 1e-6
             if aligner.causal:
-                mine = rows // max(s_width, 1) == text
-                pairs = zip(rows[mine] % s_width, cols[mine] % t_width, strict=True)
-                assert definitions.leaks(s, t, list(pairs)) == []
+                mine = texts == text
+                pairs = rows[mine] % s_width, cols[mine] % t_width
+                assert definitions.leaks(s, t, *pairs) == []
         if aligner.causal:
             check_causal(found, student, teacher)
     return coverage
@@ -264,8 +271,8 @@ def test_made_up_text_aligns_as_defined(sides, texts):
 
 
 @pytest.mark.slow
-@given(st.lists(made_up, min_size=1, max_size=3))
-@examples(8)
+@given(st.lists(made_up, min_size=4, max_size=6))
+@examples(4)
 def test_made_up_text_aligns_as_defined_for_every_pair(sides, texts):
     check_made_up(sides, EVERY, PAIRS, texts)
 
