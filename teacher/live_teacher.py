@@ -137,7 +137,9 @@ class LiveTeacher:
         return linear_head(self.capture)
 
     @cached_property
-    def _byte_lengths(self) -> ByteLengths | None:
+    def byte_lengths(self) -> ByteLengths | None:
+        """Its tokenizer's table, read when first asked for; see
+        :meth:`align.tokens.byte_lengths.ByteLengths.of`."""
         return ByteLengths.of(self.tokenizer)
 
     def layer_importance(self, texts: Sequence[str]) -> Tensor:
@@ -171,7 +173,7 @@ class LiveTeacher:
     def read(self, student: TokenBatch, align: Align, asked: Asked) -> Reading:
         """Tokenise and align the student's texts, or the sources that stand beside
         them; the model does not run."""
-        start, table = self.capture.start, self._byte_lengths
+        start, table = self.capture.start, self.byte_lengths
         tokens = (
             encode_batch(
                 self.tokenizer, read_by_teachers(student.texts), byte_lengths=table

@@ -189,14 +189,16 @@ class StoredTeacher:
         return Output(tokens, rows.to(tokens.ids.device), head, self.vocabulary)
 
     @cached_property
-    def _byte_lengths(self) -> ByteLengths | None:
+    def byte_lengths(self) -> ByteLengths | None:
+        """Its tokenizer's table, read when first asked for; see
+        :meth:`align.tokens.byte_lengths.ByteLengths.of`."""
         return ByteLengths.of(self.tokenizer)
 
     def _read_raw(
         self, student: TokenBatch, heads: Sequence[StoredSample], align: Align
     ) -> Reading:
         tokens = encode_batch(
-            self.tokenizer, student.texts, byte_lengths=self._byte_lengths
+            self.tokenizer, student.texts, byte_lengths=self.byte_lengths
         )
         tokens = _without_skipped(tokens, heads)
         lengths = tokens.mask.sum(1).tolist()

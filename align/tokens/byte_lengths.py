@@ -63,14 +63,14 @@ class ByteLengths:
         if not getattr(tokenizer, "is_fast", False):
             return None
         backend = tokenizer.backend_tokenizer
-        vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
         normalizer, splitter = _steps(backend.normalizer), _steps(backend.pre_tokenizer)
-        plain = _byte_level(normalizer, splitter)
-        has_all_bytes = getattr(backend.model, "byte_fallback", False) and all(
-            f"<0x{byte:02X}>" in vocabulary for byte in range(256)
-        )
-        marking = plain or (_marked(normalizer, splitter) if has_all_bytes else None)
-        if marking is None:
+        plain = marking = _byte_level(normalizer, splitter)
+        if not plain and getattr(backend.model, "byte_fallback", False):
+            marking = _marked(normalizer, splitter)
+        if not marking:
+            return None
+        vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+        if not plain and any(f"<0x{b:02X}>" not in vocabulary for b in range(256)):
             return None
         added_tokens = backend.get_added_tokens_decoder()
         size = max([*vocabulary.values(), *added_tokens], default=-1) + 1

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -94,14 +95,21 @@ class Encoder:
         self.start, self.beside = start, False
         self.tokenizer, self.max_length = tokenizer, max_length
         self.learn_end = learn_end
-        self.byte_lengths = ByteLengths.of(tokenizer)
+
+    @cached_property
+    def byte_lengths(self) -> ByteLengths | None:
+        """The tokenizer's table; of a vocabulary of many ids it takes long to read."""
+        return ByteLengths.of(self.tokenizer)
 
     @staticmethod
     def of_teacher(teacher: Teacher) -> Encoder:
         """A teacher's, as it reads the student's texts."""
         capture = getattr(teacher, "capture", None)
         start = getattr(capture, "start", None)
-        return Encoder(teacher.tokenizer, None, start=start)
+        encode = Encoder(teacher.tokenizer, None, start=start)
+        if hasattr(teacher, "byte_lengths"):  # a plugin's may have none at hand
+            encode.byte_lengths = teacher.byte_lengths
+        return encode
 
     @staticmethod
     def as_asked(teacher: Teacher) -> Encoder:
@@ -113,6 +121,7 @@ class Encoder:
 
     def uncut(self, learn_end: bool | None = None) -> Encoder:
         """The same without a limit, and with other ends of texts."""
+        _ = self.byte_lengths  # of both
         other = copy(self)
         other.max_length, other.learn_end = None, learn_end
         return other

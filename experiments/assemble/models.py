@@ -79,6 +79,7 @@ class Models:
         """
         quiet_libraries()
         self._config, self._device, self._distant = config, device, distant
+        self.student_tokenizer: Any = None  # with the first student, for all of them
         with prefix_errors("student"):
             tell_code("student", config.student, config.student.model)
             first = self._load_student(None)
@@ -86,7 +87,7 @@ class Models:
             capture = capture_of(self._adapted(first.model))
         self.student_sizes = capture.sizes
         self.student_layers = capture.num_layers
-        self.student_tokenizer: Any = first.tokenizer
+        self.student_tokenizer = first.tokenizer
         most, learn_end = config.data.max_length, config.data.learn_end
         self.encode = Encoder(first.tokenizer, most, learn_end, capture.start)
         self.student_kind = first.kind
@@ -111,13 +112,12 @@ class Models:
         With ``student.lora`` the config's, quantised, with the updates beside a phase's
         student. What no loss reaches is frozen; ``seed`` draws in place of the run's.
         """
-        if not self._config.student.lora.rank:
-            model = self._adapted(self._load_student(source, seed).model)
-        else:
-            model = self._adapted(self._load_student(None).model)
-            if source is not None:
-                check_vouched(str(source), source)
-                load_adapter(model, Path(source) / ADAPTER)
+        updated = bool(self._config.student.lora.rank)
+        begun = self._load_student(*((None,) if updated else (source, seed)))
+        model = self._adapted(begun.model)
+        if updated and source is not None:
+            check_vouched(str(source), source)
+            load_adapter(model, Path(source) / ADAPTER)
         freeze_unreached(model)
         return model
 
@@ -337,8 +337,7 @@ class Models:
     def _load_student(
         self, source: str | Path | None, seed: int | None = None
     ) -> LoadedModel:
-        """What a phase left in ``source``, or the student that training starts from:
-        the latter by the config alone, the same in every arm and launch."""
+        """A phase's, or by the config alone that of every arm and launch's start."""
         settings = self._config.student
         name = settings.model if source is None else str(source)
         fresh = source is None and settings.init == "fresh"
@@ -351,6 +350,7 @@ class Models:
             vocabulary=self._config.vocabulary if fresh else None,
             trust_remote_code=settings.trust_remote_code,
             attn_implementation=settings.attn_implementation,
+            tokenizer=self.student_tokenizer,
         )
         check_causal(name, loaded.kind)
         return loaded

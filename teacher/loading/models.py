@@ -70,6 +70,7 @@ def load_model(
     vocabulary: str | None = None,
     attn_implementation: str = "auto",
     weightless: bool = False,
+    tokenizer: Any = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -88,8 +89,8 @@ def load_model(
             checkpoint's, which need not exist.
         vocabulary: of weights drawn anew, the model whose tokenizer it gets.
         attn_implementation: of transformers, such as "eager"; "auto" is its choice.
-        weightless: leave a checkpoint's weights unread, on PyTorch's ``meta``: then
-            the model cannot be run, and says what it is.
+        weightless: leave a checkpoint's weights unread, on ``meta``: it cannot be run.
+        tokenizer: the model's, where it has been loaded before; None loads it.
 
     Returns:
         The model, on the CPU, and its fast tokenizer.
@@ -97,9 +98,8 @@ def load_model(
     Raises:
         FileNotFoundError: no such model, or no safetensors or tokenizer in it.
         ValueError: damaged, incomplete or not finite weights, other files than a run
-            wrote, a slow tokenizer,
-            ids beyond the embedding, an unknown role, dtype or kind, or
-            new weights for what predicts no text.
+            wrote, a slow tokenizer, ids beyond the embedding, an unknown role, dtype or
+            kind, or new weights for what predicts no text.
     """
     if role not in ROLES:
         raise InputError(f"role={role!r}; valid are {', '.join(ROLES)}")
@@ -127,6 +127,7 @@ def load_model(
         if vocabulary is not None:
             given = GivenVocabulary.of(vocabulary)
             given.write_into(config)
+            tokenizer = given.tokenizer
         with said_of_attention(name, attn_implementation):
             options = attention_options(attn_implementation)
             model = fresh_model(config, init_seed, wanted, trust_remote_code, **options)
@@ -138,7 +139,7 @@ def load_model(
             f"model {name!r} is loaded as the {role} and is an {kind}; only weights of "
             "a student that predicts text can be drawn anew"
         )
-    tokenizer = load_tokenizer(name, source, hub) if given is None else given.tokenizer
+    tokenizer = tokenizer or load_tokenizer(name, source, hub)
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     most = largest_id(tokenizer)

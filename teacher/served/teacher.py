@@ -179,8 +179,10 @@ class ServedTeacher:
         return named
 
     @cached_property
-    def _byte_lengths(self) -> ByteLengths | None:
+    def byte_lengths(self) -> ByteLengths | None:
+        """Its tokenizer's table, read when first asked for; see
+        :meth:`align.tokens.byte_lengths.ByteLengths.of`."""
         return ByteLengths.of(self.tokenizer)
 
     def _encode(self, texts: Sequence[str]) -> TokenBatch:
-        return encode_batch(self.tokenizer, texts, byte_lengths=self._byte_lengths)
+        return encode_batch(self.tokenizer, texts, byte_lengths=self.byte_lengths)

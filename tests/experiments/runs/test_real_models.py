@@ -17,6 +17,7 @@ import pytest
 from experiments.cli import main
 from experiments.config.phase_choice import PHASES
 from tests.experiments.real_models import DECODERS, ENCODERS, save_real
+from tests.read_once import weights_read_once
 from tests.small_tokenizers import SHARED, outside, sections
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +53,8 @@ def real(tmp_path_factory):
         path = folder / name
         return path if path.exists() else save_real(name, path)
 
-    return get
+    with weights_read_once(folder):
+        yield get
 
 
 @pytest.fixture
