@@ -15,21 +15,32 @@ _LISTENS = "0A"  # TCP_LISTEN of the kernel's tcp_states.h
 
 def listening(pid=None):
     """Addresses and ports on which a process listens: ``{("127.0.0.1", 4711)}``."""
+    pid = pid or os.getpid()
+    sockets = listeners(pid)
+    return {sockets[name] for name in held_by(pid) & sockets.keys()}
+
+
+def listeners(pid="self"):
+    """All sockets that listen where a process is, by name, with address and port."""
     sockets = {}
-    folder = Path(f"/proc/{pid or os.getpid()}")
     for name in ("tcp", "tcp6"):
-        table = folder / "net" / name
+        table = Path(f"/proc/{pid}/net/{name}")
         rows = table.read_text().splitlines()[1:] if table.is_file() else []
         for words in map(str.split, rows):
             if words[3] == _LISTENS:
                 sockets[f"socket:[{words[9]}]"] = _place(words[1])
+    return sockets
+
+
+def held_by(pid):
+    """What a process has open, sockets by the names of :func:`listeners`."""
     held = set()
-    for entry in (folder / "fd").iterdir():
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
             held.add(os.readlink(entry))
         except OSError:  # closed meanwhile
             continue
-    return {place for name, place in sockets.items() if name in held}
+    return held
 
 
 def _place(word):

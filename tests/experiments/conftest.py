@@ -13,9 +13,10 @@ import yaml
 
 from experiments.config.phase_choice import PHASES, SINGLE_PHASE
 from experiments.record.run_dir import RunDir, read_run
-from tests.experiments.launched import Launched, launched
+from tests.experiments.launched import Launched, Orphaned, launched, orphaned
 from tests.experiments.synthetic import save_llama, save_tokenizer, write_run
 from tests.read_once import weights_read_once
+from tests.warm import Nursery
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "phases"
 
@@ -86,11 +87,21 @@ def weights_of_the_zoo_read_once(tiny_zoo: dict[str, Path]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def undisturbed(
-    tiny_zoo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    tiny_zoo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, warm: Nursery
 ) -> Launched:
-    """A run of two processes, started as users do, to its end; for slow tests."""
+    """A run of two processes to its end; for slow tests."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return launched(folder, tiny_zoo["student"].parent)
+    return launched(folder, tiny_zoo["student"].parent, warm)
+
+
+@pytest.fixture(scope="session")
+def left_alone(
+    tiny_zoo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, warm: Nursery
+) -> Orphaned:
+    """The same, started as users do, whose launcher was killed, and that was started
+    again at once; for slow tests."""
+    folder = tmp_path_factory.mktemp("orphans")
+    return orphaned(folder, tiny_zoo["student"].parent, warm)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """``mtkd`` for short runs: without pictures, three quarters of what they take, and
-without a page for a browser.
+without a page for a browser."""
 
-    python -m tests.experiments.undrawn train my.yaml
-"""
-
-import sys
+from collections.abc import Sequence
+from importlib import reload
 
 
 def draw_nothing() -> None:
@@ -17,8 +15,12 @@ def draw_nothing() -> None:
     html.html = lambda document, folder: "<!doctype html>\n"  # type: ignore[assignment]
 
 
-if __name__ == "__main__":
-    from experiments.cli import main
+def drawing(words: Sequence[str]) -> int:
+    """``mtkd`` in a process that was forked off one which draws nothing: it does."""
+    from experiments import cli
+    from experiments.report import alignment, figures
+    from experiments.report.layout import html
 
-    draw_nothing()
-    sys.exit(main(sys.argv[1:]))
+    for module in (alignment, figures, html):
+        reload(module)
+    return cli.main(list(words))

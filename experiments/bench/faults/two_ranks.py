@@ -73,8 +73,6 @@ def launch(
     config: Path,
     *words: str,
     log: Path,
-    module: str = "experiments.cli",
-    processes: int = 2,
 ) -> subprocess.Popen[bytes]:
     """Start a run in a process group of its own.
 
@@ -82,8 +80,6 @@ def launch(
         config: see :func:`write_config`.
         words: go between the module and ``train``: faults of ``_inject``.
         log: takes what they print.
-        module: what is started; the command ``mtkd`` unless it is given.
-        processes: how many; one is started without a launcher.
     """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD"))}
     env |= {
@@ -93,10 +89,9 @@ def launch(
         "TOKENIZERS_PARALLELISM": "false",
         **marks(config),
     }
-    launcher = ["experiments.launcher", f"--nproc-per-node={processes}", "-m"]
     command = [
-        *(sys.executable, "-m", *(launcher if processes > 1 else [])),
-        *(module, *words, "train", str(config)),
+        *(sys.executable, "-m", "experiments.launcher", "--nproc-per-node=2", "-m"),
+        *("experiments.cli", *words, "train", str(config)),
     ]
     with log.open("ab") as out:
         return subprocess.Popen(

@@ -4,7 +4,6 @@ The faults are injected by ``experiments.bench.faults.inject``; docs/cluster.md 
 which tests hold the others.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from experiments.bench.faults import two_ranks as two
 from experiments.bench.faults.inject import Fault
-from tests.experiments.launched import PHASES, write_config
+from tests.experiments.launched import PHASES, ended, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -64,22 +63,6 @@ def struck(tiny_zoo, tmp_path_factory, warm):
     return folder / "run", launches
 
 
-def ended(warm, config, log, *faults):
-    """The exit code of a launch, once every process has gone.
-
-    Its launcher's processes are forked off it, as it is off another.
-    """
-    process = warm.start(
-        "experiments.bench.faults.two_ranks:lead",
-        *(*faults, "train", str(config)),
-        log=log,
-        environ=two.marks(config),
-    )
-    code = process.wait(timeout=1200)
-    two.bury(config.parent, leader=process.pid)
-    return code
-
-
 def saved(run):
     every = [(0, 0)]
     for folder in run.glob("phases/*.checkpoint/step-*"):
@@ -123,21 +106,14 @@ def test_a_warning_amid_accumulation_waits_for_the_step_on_all_processes(
 
 
 def test_orphans_of_a_dead_launcher_save_and_leave_and_no_one_writes_beside_them(
-    undisturbed, tiny_zoo, tmp_path, warm
+    undisturbed, left_alone, warm
 ):
     """Fault 5, of the launcher that users start."""
-    config, log = write_config(tmp_path, tiny_zoo["student"].parent), tmp_path / "log"
-    process = two.launch(config, log=log)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not (metrics.exists() and '"train"' in metrics.read_text()):
-        assert process.poll() is None, said(log)
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    if ended(warm, config, log) != 0:  # it came while they still wrote
+    run, log = left_alone.run, left_alone.log
+    if left_alone.code != 0:  # it came while they still wrote
         assert "another process is writing" in said(log)
-        assert ended(warm, config, log) == 0, said(log)
-    assert_nothing_lost(tmp_path / "run", undisturbed)
+        assert ended(warm, run.parent / "config.yaml", log) == 0, said(log)
+    assert_nothing_lost(run, undisturbed)
 
 
 def said(log: Path) -> str:
