@@ -60,7 +60,7 @@ def test_groups_with_copies_of_weights_train_as_zero_3_without_them(run):
     (results,) = run(4, "hybrid")
     for result in results:
         without, *with_copies = result["losses"].values()
-        assert len(without) == 5
+        assert len(without) == 4
         assert all(losses == without for losses in with_copies)
         assert result["same weights"] == [True, True]
 
