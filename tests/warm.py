@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -168,6 +169,16 @@ def _start(function: str, words: list[str], environ: dict[str, str], log: str) -
     os.environ.update(environ)
     module, _, name = function.partition(":")
     sys.exit(getattr(importlib.import_module(module), name)(words))
+
+
+def script(words: list[str]) -> None:
+    """Run a file as ``python`` does, for :meth:`Nursery.start`; it exits by itself.
+
+    Args:
+        words: the file's path and its words.
+    """
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def _poll(pid: int) -> int | None:

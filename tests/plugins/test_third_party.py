@@ -21,11 +21,19 @@ from experiments.report.page import report_text
 from experiments.run.driver import run_training
 from plugins import Registry
 from plugins.scaffold import new_plugin
+from tests.experiments.conftest import undrawn
 from tests.experiments.small_runs import small_config
 from tests.fresh import answers, given
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "third_party"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Three quarters of what a small run takes."""
+    with undrawn():
+        yield
 
 
 def pip_install(package: Path, target: Path) -> None:
@@ -265,7 +273,9 @@ def pip(python: Path, *words: str) -> None:
 COMMANDS = """
 import contextlib, io, json, sys
 from experiments.cli import main
+from tests.experiments.undrawn import draw_nothing
 
+draw_nothing()
 ended = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()

@@ -16,6 +16,7 @@ from teacher import load_model
 from teacher.hub import pinned as module
 from teacher.loading.model_files import not_found
 from teacher.names import model_source, pinned
+from tests.experiments.conftest import undrawn
 from tests.experiments.small_runs import small_config
 
 pytestmark = pytest.mark.edges
@@ -151,10 +152,11 @@ def test_a_run_goes_on_with_the_commits_it_began_with(cache, tiny_zoo, tmp_path)
         "teachers": {"gpt2-prose": {"model": "org/tiny@main"}},
     }
     config = small_config(tmp_path, tiny_zoo, changes)
-    assert main(["train", str(config), "--pause-after", "1"]) == 75
-    for folder, commit in ((cache, FIRST), (twin, SECOND)):
-        (folder / "refs" / "main").write_text(commit)
-    assert main(["train", str(config)]) == 0
+    with undrawn():
+        assert main(["train", str(config), "--pause-after", "1"]) == 75
+        for folder, commit in ((cache, FIRST), (twin, SECOND)):
+            (folder / "refs" / "main").write_text(commit)
+        assert main(["train", str(config)]) == 0
     run = tmp_path / "run"
     noted = json.loads((run / "teachers.json").read_text())
     assert noted["teachers"]["gpt2-prose"]["revision"] == SECOND

@@ -24,6 +24,7 @@ from experiments.record.run_dir import read_run
 from experiments.sources.making import Making
 from teacher import load_model
 from teacher.loading.remote_code import code_digest
+from tests.experiments.conftest import undrawn
 from tests.experiments.small_runs import small_config
 
 CODE = """
@@ -176,7 +177,8 @@ def test_a_trusted_student_learns_and_leaves_its_code(
     assert main(["train", config]) == 2
     assert "student.trust_remote_code=true where it learns" in capsys.readouterr().err
     trusting = ["train", config, "student.trust_remote_code=true"]
-    assert main(trusting) == 0
+    with undrawn():
+        assert main(trusting) == 0
     said = capsys.readouterr().err
     assert (
         said.count(f"student.trust_remote_code: runs code of {folder}: own.py (") == 1
