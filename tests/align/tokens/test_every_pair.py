@@ -272,7 +272,7 @@ def test_made_up_text_aligns_as_defined(sides, texts):
 
 @pytest.mark.slow
 @given(st.lists(made_up, min_size=4, max_size=6))
-@examples(4)
+@examples(3)
 def test_made_up_text_aligns_as_defined_for_every_pair(sides, texts):
     check_made_up(sides, EVERY, PAIRS, texts)
 
