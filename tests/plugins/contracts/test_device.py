@@ -37,6 +37,7 @@ from student.bridges.standardize import Standardizer
 from student.match.heads import HeadPairing
 from student.match.layers.gradient import GradientLengths
 from student.match.scales import Scales
+from student.output.transport.solver import TransportSettings
 from student.select.built_in import UnsureStudent
 from student.select.selection import Selecting, Selection
 from student.transforms import TRANSFORMS
@@ -117,9 +118,18 @@ def nothing_kept():
         cached.cache_clear()
 
 
+@pytest.fixture
+def few_iterations(monkeypatch):
+    """Plans take hundreds, each of which calculates where the one before has."""
+    init, many = TransportSettings.__init__, TransportSettings().iterations
+    fewer = tuple(20 if value == many else value for value in init.__defaults__)
+    monkeypatch.setattr(init, "__defaults__", fewer)
+    assert TransportSettings().iterations == 20 < many
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_part_calculates_where_its_tensors_are(kind):
+def test_a_part_calculates_where_its_tensors_are(kind, few_iterations):
     wrong, missing = [], set(ASKED[kind])
     with all_there() as seen:
         for name, offered in HOOKS[kind]().items():
