@@ -6,18 +6,11 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from tests.experiments.conftest import undrawn
+from tests.experiments.conftest import no_pictures  # noqa: F401 runs draw nothing
 from tests.experiments.small_runs import small_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "my-router", "docs/plugins.md": "nearest"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Three quarters of what a small run takes."""
-    with undrawn():
-        yield
 
 
 def commands(page):

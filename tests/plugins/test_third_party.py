@@ -21,19 +21,12 @@ from experiments.report.page import report_text
 from experiments.run.driver import run_training
 from plugins import Registry
 from plugins.scaffold import new_plugin
-from tests.experiments.conftest import undrawn
+from tests.experiments.conftest import no_pictures  # noqa: F401 runs draw nothing
 from tests.experiments.small_runs import small_config
 from tests.fresh import answers, given
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "third_party"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Three quarters of what a small run takes."""
-    with undrawn():
-        yield
 
 
 def pip_install(package: Path, target: Path) -> None:
