@@ -84,7 +84,7 @@ def test_what_libyaml_reads_quickly_is_what_pyyaml_reads(monkeypatch):
     """Fails where a text that the two read apart is given to libyaml."""
     draw = random.Random(0)
     every = [p.read_text() for p in (ROOT / "experiments").rglob("*.yaml")]
-    every += ["".join(draw.choices(PIECES, k=draw.randint(1, 8))) for _ in range(800)]
+    every += ["".join(draw.choices(PIECES, k=draw.randint(1, 8))) for _ in range(250)]
 
     def read():
         return [repr(answer(text)) for text in every]
@@ -92,7 +92,7 @@ def test_what_libyaml_reads_quickly_is_what_pyyaml_reads(monkeypatch):
     quickly = read()
     monkeypatch.setattr(yaml_document, "_quick_node", lambda text: None)
     assert quickly == read()
-    assert sum("InputError" not in text for text in quickly) > 150
+    assert sum("InputError" not in text for text in quickly) > 60
 
 
 def answer(text):
