@@ -31,6 +31,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from teacher.loading import tokenizer as loading
+from teacher.loading.tokenizer import load_tokenizer
 
 PIECES = Path(__file__).with_name("small_pieces.json")
 """Models of trainers that take any of equally good pieces, trained once and kept, so
@@ -96,7 +97,7 @@ def real(name: str) -> Any:
     """One of :func:`outside`, loaded once a session; settings must not stay on it."""
     file = described(name)
     with patch.object(loading, "_file", lambda *_: file):
-        return loading.load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
+        return load_tokenizer(name, str(SHARED / "tokenizers" / name), {})
 
 
 @cache
