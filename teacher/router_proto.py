@@ -107,7 +107,8 @@ def compute_routing_weights(
             "project one to the other's width first"
         )
     query, centres = student_hidden.float(), prototypes.float().flatten(0, -2)
-    scores = _scores(query, centres, similarity)  # (..., M * K)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = _scores(query, centres, similarity)  # (..., M * K)
     if prototypes.ndim == 3:
         scores = scores.unflatten(-1, prototypes.shape[:2]).amax(dim=-1)
     return (scores / temperature).softmax(dim=-1)

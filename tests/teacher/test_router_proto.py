@@ -98,3 +98,14 @@ def test_weights_name_what_is_wrong():
         compute_routing_weights(query, prototypes, temperature=0)
     with pytest.raises(ValueError, match="is 2 wide, prototypes 3"):
         compute_routing_weights(query[:, :2], prototypes)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "l2"])
+def test_weights_are_float32_where_products_are_bfloat16(similarity):
+    chance = torch.Generator().manual_seed(0)
+    query, centres = (torch.randn(n, 64, generator=chance) for n in (20, 3))
+    expected = compute_routing_weights(query, centres, 0.1, similarity)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = compute_routing_weights(query, centres, 0.1, similarity)
+    assert weights.dtype == torch.float32
+    assert torch.equal(weights, expected)

@@ -146,3 +146,15 @@ def test_needs_may_depend_on_options():
     assert signals_needed(Choosy) == {"foretold"}
     assert signals_needed(Choosy, {}) == {"entropy"}
     assert signals_needed(Choosy, {"by": "cost"}) == {"cost"}
+
+
+@pytest.mark.parametrize("decay", [0.8, 1.0])
+def test_scores_are_sums_in_float32_where_products_are_bfloat16(decay):
+    """A text of a thousand nats whose teachers are a nat apart still says which."""
+    chance = torch.Generator().manual_seed(2)
+    heard = -8 * torch.rand(1, 200, 2, generator=chance)
+    expected = read_scores(heard, decay)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = read_scores(heard, decay)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, expected)
