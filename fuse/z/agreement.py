@@ -113,7 +113,8 @@ def _floors(z: Tensor, w: Tensor) -> Tensor:
     """(B,), of the text's weighted tokens, (B, T)."""
     count = w.sum(1).clamp(min=2)[:, None, None]
     centred = (z - _mean(z, w)) * w[None, :, :, None]
-    cov = centred.transpose(2, 3) @ centred / (count - 1)  # (L, B, Z, Z)
+    with torch.autocast(z.device.type, enabled=False):
+        cov = centred.transpose(2, 3) @ centred / (count - 1)  # (L, B, Z, Z)
     variance = cov.diagonal(dim1=2, dim2=3)
     scale = (variance + _EPS).sqrt()
     hinge = torch.relu(1 - scale).mean((0, 2))

@@ -67,7 +67,8 @@ class DomainVectors(DomainSums):
     def features(self, states: Tensor) -> Tensor:
         """(N, C) float -> (N, FEATURES) float32, whose products are the kernel's."""
         unit = F.normalize(states.float(), dim=-1)
-        angles = unit @ self.get_buffer("frequencies").to(unit.device)
+        with torch.autocast(unit.device.type, enabled=False):
+            angles = unit @ self.get_buffer("frequencies").to(unit.device)
         return torch.cat([angles.cos(), angles.sin()], -1) / (FEATURES // 2) ** 0.5
 
     @torch.no_grad()

@@ -365,7 +365,8 @@ def _relation_log_softmax(
     """
     x = x.float()
     index = rows[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3])
-    scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
+    with torch.autocast(x.device.type, enabled=False):  # a softmax tells rounding apart
+        scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
     if temperature is not None:
         scores = scores / temperature[:, None, None, None]
     itself = F.one_hot(rows, x.shape[2]).bool()  # (B, R, T)

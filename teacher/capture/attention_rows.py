@@ -49,7 +49,8 @@ def attention_rows(
     picked = picked * (size**-0.5 if scaling is None else scaling)
     grouped = picked.reshape(batch, key.shape[1], -1, size)  # (B, H, g * R, D)
     # a product copies what does not lie in a row, and transposed if it may
-    scores = grouped @ key.float().contiguous().mT
+    with torch.autocast(query.device.type, enabled=False):
+        scores = grouped @ key.float().contiguous().mT
     scores = scores.view(batch, heads, rows.shape[1], tokens)
     if options.get("softcap") is not None:
         scores = torch.tanh(scores / options["softcap"]) * options["softcap"]

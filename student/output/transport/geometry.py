@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from align.views import LinearHead
+from student.output.divergence.linear import without_autocast
 
 _ROWS = 8192
 """Rows of a head that are widened at a time."""
@@ -65,7 +66,8 @@ def _centred_products(a: Tensor, b: Tensor) -> Tensor:
     wide = torch.promote_types(a.dtype, torch.float32)
 
     def product(a: Tensor, b: Tensor) -> Tensor:
-        return a.to(wide).T @ b.to(wide)
+        with without_autocast(a):
+            return a.to(wide).T @ b.to(wide)
 
     means = [x.mean(0, dtype=wide) for x in (a, b)]
     total = -len(a) * torch.outer(*means)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from student.output.across.likelihood import Reduction
+from student.output.divergence.linear import without_autocast
 from student.output.kinds import SequenceCost
 from student.output.transport.geometry import Geometry
 from student.output.transport.solver import TransportSettings, solve
@@ -141,9 +142,10 @@ def _pairs(x: Tensor, y: Tensor, geometry: Geometry | None) -> list[_Pair]:
             g.to(x.dtype)
             for g in (geometry.student, geometry.teacher, geometry.between)
         )
-        turned = x @ student_gram, y @ teacher_gram
+        with without_autocast(x):
+            turned, met = (x @ student_gram, y @ teacher_gram), y @ between.T
         squares = (turned[0] * x).sum(1), (turned[1] * y).sum(1)
-        sides = (x, y @ between.T, 0, 1), (x, turned[0], 0, 0), (y, turned[1], 1, 1)
+        sides = (x, met, 0, 1), (x, turned[0], 0, 0), (y, turned[1], 1, 1)
         width = geometry.width
     return [
         _Pair(
@@ -161,7 +163,8 @@ def _cost_rows(
     pair: _Pair, rows: slice, kind: SequenceCost, temperature: float
 ) -> Tensor:
     """(n, M) of some of the left."""
-    products = pair.left[rows] @ pair.right.T
+    with without_autocast(pair.left):  # 1 - cos is what is left of a difference
+        products = pair.left[rows] @ pair.right.T
     if kind == "softmax":
         return 1 - (products / (temperature * pair.width**0.5)).softmax(1)
     left, right = pair.left_square[rows, None], pair.right_square

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from align.calibration import CalibrationStats, calibrate_ridge
 from student.output.across.likelihood import Reduction
+from student.output.divergence.linear import without_autocast
 from student.output.divergence.top_tokens import TopTokens, masked_log_softmax
 from student.output.transport.solver import TransportSettings, solve
 
@@ -172,7 +173,8 @@ def cosine_cost(x: Tensor, y: Tensor) -> Tensor:
     """1 - cosine of every pair: (P, n, D) and (P, m, D) give (P, n, m) in [0, 2]."""
     wide = torch.promote_types(x.dtype, torch.float32)
     x, y = (F.normalize(v.to(wide), dim=-1, eps=1e-6) for v in (x, y))
-    return (1 - x @ y.transpose(1, 2)).clamp_(0, 2)
+    with without_autocast(x):
+        return (1 - x @ y.transpose(1, 2)).clamp_(0, 2)
 
 
 def _probabilities(logits: Tensor, temperature: float | Tensor, kept: Tensor) -> Tensor:

@@ -260,3 +260,13 @@ def test_everything_is_saved_and_restored_by_state_dict():
     k, v = world()[1]
     for a, b in zip(space.encode(1, k, v), other.encode(1, k, v), strict=True):
         assert torch.equal(a, b)
+
+
+def test_agreement_is_float32_where_products_are_bfloat16():
+    torch.manual_seed(0)
+    latents = [torch.randn(L, B, T, 5) for _ in range(2)]
+    masks = [torch.ones(B, T, dtype=torch.bool)] * 2
+    expected = agreement(latents, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = agreement(latents, masks)
+    assert torch.equal(found, expected)

@@ -176,6 +176,25 @@ def test_relations_are_minilms_by_a_naive_loop():
     assert float(term("relation_v", context(relations=[relation]))) == float(found)
 
 
+def test_relations_are_float32_where_products_are_bfloat16():
+    torch.manual_seed(0)
+    student = torch.randn(2, 2, 20, 64)
+    teacher = student + 0.05 * torch.randn_like(student)  # nearly there
+    relation = Relation(
+        name="a",
+        student_k=student,
+        student_v=student,
+        teacher_k=teacher,
+        teacher_v=teacher,
+        weight=torch.ones(2, 20),
+        rows=torch.tensor([[0, 1, 5], [1, 9, 3]]),
+    )
+    expected = term("relation_k", context(relations=[relation]))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = term("relation_k", context(relations=[relation]))
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("name", ["attention_kl", "relation_k"])
 def test_each_layer_has_its_own_temperature(name):
     torch.manual_seed(0)

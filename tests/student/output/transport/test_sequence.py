@@ -243,3 +243,13 @@ def test_wrong_arguments_are_named():
         cost(x, x, reduction="max")
     with pytest.raises(ValueError, match="temperature must be > 0"):
         cost(x, x, temperature=0)
+
+
+@pytest.mark.parametrize("headed", [False, True])
+def test_costs_are_float32_where_products_are_bfloat16(headed):
+    x, y = (vectors(1, 9, 8, seed=seed).float() for seed in (0, 1))
+    heads = [LinearHead(vectors(30, 8, seed=seed).float(), None) for seed in (2, 3)]
+    expected = cost(x, y, geometry=logit_geometry(*heads) if headed else None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cost(x, y, geometry=logit_geometry(*heads) if headed else None)
+    assert torch.equal(found, expected)

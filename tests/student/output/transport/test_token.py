@@ -211,3 +211,12 @@ def test_wrong_arguments_are_named():
         loss(s, s, y=vectors(12, 5))
     with pytest.raises(ValueError, match="student_vectors has 3 rows"):
         loss(s, s, x=vectors(3))
+
+
+def test_costs_are_float32_where_products_are_bfloat16():
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 5, 64), torch.randn(2, 7, 64)
+    expected = cosine_cost(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cosine_cost(x, y)
+    assert torch.equal(found, expected)
