@@ -245,6 +245,17 @@ def test_wrong_arguments_are_named():
         cost(x, x, temperature=0)
 
 
+def test_a_text_of_which_one_side_has_no_token_costs_nothing():
+    x, y = vectors(2, 4, 3).requires_grad_(), vectors(2, 5, 3, seed=1)
+    mask_y = torch.ones(2, 5, dtype=torch.bool)
+    mask_y[1] = False
+    each = cost(x, y, mask_y=mask_y, reduction="none")
+    assert float(each[1]) == 0
+    assert float(cost(x, y, mask_y=mask_y)) == float(each[0])
+    (slope,) = torch.autograd.grad(each[1], x)
+    assert not bool(slope.any())
+
+
 @pytest.mark.parametrize("headed", [False, True])
 def test_costs_are_float32_where_products_are_bfloat16(headed):
     x, y = (vectors(1, 9, 8, seed=seed).float() for seed in (0, 1))
