@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.tokens.answered import counted_text
+from align.tokens.answered import counted_chars, counted_text
 from align.tokens.batch import TokenBatch
 from align.views import ForetoldTokens
 from student.output import common_chunks
@@ -129,5 +129,6 @@ def _per_char(nats: Tensor, batch: TokenBatch) -> Tensor:
     bits = torch.where(counted, nats, 0.0).double().sum(1) / math.log(2)
     begin = batch.spans[:, 1:, 0].masked_fill(~counted, torch.iinfo(torch.int64).max)
     end = batch.spans[:, 1:, 1].masked_fill(~counted, 0).amax(1)
-    chars = end - torch.maximum(begin.amin(1), batch.spans[:, 0, 1])
+    start = torch.maximum(begin.amin(1), batch.spans[:, 0, 1])
+    chars = counted_chars(batch.texts, start, end)
     return torch.where(counted.any(1), bits / chars, math.nan)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from align.text.conversation import Conversation
 from align.text.documents import TextSample
 from align.tokens.batch import TokenBatch, encode_batch
 from align.views import ForetoldTokens
@@ -14,7 +15,7 @@ from experiments.scoring import ScoreKeeper, Scorer, kept
 from experiments.scoring.per_text import divergence, entropy, spread
 from experiments.scoring.scorer import batches_of
 from student.checkpoint import CheckpointError
-from student.evaluate import text_bits
+from student.evaluate import bits_and_chars, text_bits
 from teacher.capture.kv_capture import KVCapture
 from teacher.live_teacher import LiveTeacher
 from teacher.loading.models import load_model
@@ -95,6 +96,20 @@ def test_entropy_and_divergence_are_numpys():
     other = TokenBatch(batch.ids + 1, batch.mask, batch.spans, batch.texts)
     assert math.isnan(divergence(mine, theirs, batch, other))
     assert math.isnan(entropy(flat[:, :1], characters("a")))
+
+
+def test_of_a_conversation_the_characters_that_are_learned_are_counted():
+    messages = [
+        {"role": "user", "content": "a long question"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    chat = Conversation(messages, learned=[1])
+    batch = characters(chat)
+    flat = torch.zeros(1, len(chat), 8)
+    bits, chars = bits_and_chars(flat, batch)
+    assert entropy(flat, batch).tolist() == pytest.approx((bits / chars).tolist())
+    assert entropy(flat, batch).tolist() == pytest.approx([3.0])
+    assert float(divergence(flat, flat, batch, batch)) == 0
 
 
 def test_disagreement_is_the_spread_over_common_stretches():
