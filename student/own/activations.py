@@ -12,6 +12,7 @@ from align.errors import InputError
 from align.sizes import Sizes
 from align.support.field_types import Count as Number
 from align.tokens.batch import TokenBatch
+from align.tokens.weights import text_weight
 from student.match.layers import LayerChoice, Layers, layer_shares
 from student.objective import (
     HIDDEN,
@@ -35,7 +36,8 @@ _LEAST_SPREAD = 1e-10
 
 
 class Activations:
-    """A penalty on hidden states, a mean over text tokens and layers.
+    """A penalty on hidden states, a mean over text tokens and layers; tokens of all but
+    ``correlation`` count as their text does.
 
     - ``l1``: mean over channels of the absolute value, which leaves few of them on;
     - ``l2``: mean over channels of the square;
@@ -118,8 +120,9 @@ class Activations:
             if self._penalty == "slow":
                 x = x[:, :, 1:] - x[:, :, :-1]
             apart = x.abs() if self._penalty == "l1" else x.square()
-            sums = torch.where(known, apart.mean(-1), 0.0).sum((1, 2))
-            return (sums * shares).sum() / ctx.total(0, float(known.sum()))
+            weight = text_weight(ctx.batch, known).to(x)
+            sums = (torch.where(known, apart.mean(-1), 0.0) * weight).sum((1, 2))
+            return (sums * shares).sum() / ctx.total(0, float(weight.sum()))
 
     def _known(self, batch: TokenBatch) -> Tensor:
         """(B, T) bool; of ``slow`` (B, T - 1), tokens with one before them."""
@@ -127,7 +130,8 @@ class Activations:
         return known[:, 1:] & known[:, :-1] if self._penalty == "slow" else known
 
     def _count(self, places: Places) -> list[float]:
-        return [float(self._known(places.batch).sum())]
+        known = self._known(places.batch)
+        return [float(text_weight(places.batch, known).double().sum())]
 
 
 def _correlation(x: Tensor) -> Tensor:

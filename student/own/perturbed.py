@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from align.schedules import ScheduledPositive
-from align.tokens.weights import label_weight
+from align.tokens.weights import label_weight, text_weight
 from student.objective import NONE, StepContext
 from student.own.labels import label_loss, next_ids, next_weight
 from student.places import Places
@@ -114,12 +114,14 @@ class Smoothness:
             length = first.detach().square().sum(-1).clamp_min(_LEAST)
             apart = (moved - first).square().sum(-1) / length / radius**2
             known = ctx.batch.has_text
-            total = ctx.total(0, float(known.sum()))
-            return torch.where(known, apart, 0.0).sum() / total
+            weight = text_weight(ctx.batch, known).to(apart)
+            total = ctx.total(0, float(weight.sum()))
+            return (torch.where(known, apart, 0.0) * weight).sum() / total
 
     def count(self, places: Places) -> list[float]:
-        """Text tokens."""
-        return [float(places.batch.has_text.sum())]
+        """Text tokens, by their texts' weights."""
+        weight = text_weight(places.batch, places.batch.has_text)
+        return [float(weight.double().sum())]
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -75,6 +75,21 @@ def test_penalties_are_numpys_on_text_tokens_alone(penalty):
         assert count_of(term)(step_places(ctx)) == [every]
 
 
+@pytest.mark.parametrize("penalty", ["l1", "l2", "slow"])
+def test_tokens_count_as_their_text_does(penalty):
+    ctx, term = double(step_context(size=12)[0]), Activations(penalty=penalty)
+    first = ctx.batch.mask.clone()
+    first[1:] = False
+    spans = ctx.batch.spans * first[..., None]
+    alone = replace(ctx, batch=replace(ctx.batch, mask=first, spans=spans))
+    weight = torch.zeros(len(first))
+    weight[0] = 0.5
+    heavy = replace(ctx, batch=replace(ctx.batch, weight=weight))
+    torch.testing.assert_close(term(heavy), term(alone))
+    (half,) = count_of(term)(step_places(heavy))
+    assert 2 * half == pytest.approx(count_of(term)(step_places(alone))[0])
+
+
 def test_unlike_channels_cost_nothing_and_channels_that_stand_still_neither():
     ctx, signs = step_context(size=16)[0], torch.ones(2, 2, 17, 8)
     for channel in range(3):  # Walsh's functions of the text's 16 tokens
