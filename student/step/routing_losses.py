@@ -47,7 +47,7 @@ def routing_losses(
         known = torch.tensor(
             [b is not None for b in teacher_bits], device=routing.device
         )
-        blank = routing.new_zeros(routing.shape[0])
+        blank = routing.new_zeros(routing.shape[-3])
         bits = torch.stack([blank if b is None else b for b in teacher_bits], -1)
         losses["teacher_loss"] = expected_teacher_loss(
             routing,
