@@ -116,3 +116,14 @@ def test_a_lessons_remembered_bridge_is_one_calibrated_anew(school, kind):
         assert all(torch.equal(w, seen[0][0][n]) for n, w in weights.items())
         assert repr(report) == repr(seen[0][1])  # it holds tensors
         assert torch.equal(drawn, seen[0][2])
+
+
+@pytest.mark.parametrize("kind", ["adapter", "latent"])
+def test_a_teacher_that_is_never_asked_afterwards_is_fitted_all_the_same(school, kind):
+    """It is fitted before the others, whose tokens say what the student is like."""
+    lesson = school.lesson(kind)
+    batch = school.batch(6)
+    sample = [(batch, lesson.panel(batch))]
+    for name in ("gpt2-prose", "qwen-code"):
+        report = calibrate(lesson.capture, lesson.bridge, sample, 1, unasked=[name])
+        assert set(report.fit) == {"gpt2-prose", "qwen-code"}
