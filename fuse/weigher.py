@@ -144,7 +144,8 @@ class Weigher(nn.Module):
         if self.temperature != 1:
             tiny = torch.finfo(torch.float32).tiny  # a weight of 0 stays finite
             log_weights = weights.float().clamp_min(tiny).log()
-            weights = (log_weights / self.temperature).softmax(-1)
+            sharp = (log_weights / self.temperature).softmax(-1)
+            weights = sharp * (weights > 0)  # to any power, nothing is nothing
         return weights
 
 

@@ -93,3 +93,15 @@ def test_sample_weights_are_given_to_every_token():
     assert out.shape == (2, 3, 2) and torch.equal(out[:, 1], weights)
     full = torch.rand(2, 3, 2)
     assert per_token(full, torch.ones(2, 3)) is full
+
+
+@pytest.mark.parametrize("temperature", [0.1, 3.0, 50.0])
+def test_a_teacher_without_weight_has_none_at_any_temperature(temperature):
+    weigher = FixedWeigher([3, 1, 0])
+    weigher.temperature = temperature
+    every = torch.ones(1, 4, 3, dtype=torch.bool)
+    powers = torch.tensor([0.75, 0.25]).pow(1 / temperature)
+    expected = torch.cat([powers / powers.sum(), torch.zeros(1)])
+    out = weigher(HIDDEN, MASK, every)
+    torch.testing.assert_close(out, expected.expand(1, 4, 3))
+    assert not bool(out[..., 2].any())
