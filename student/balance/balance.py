@@ -82,6 +82,7 @@ class Balance(nn.Module):
         step: int,
         seed: int = 0,
         total: Sum = list,
+        compared: Mapping[str, bool] | None = None,
     ) -> Weighing:
         """Ask the balancer.
 
@@ -92,6 +93,8 @@ class Balance(nn.Module):
             step: optimiser steps taken in this phase.
             seed: of the phase, for what a balancer draws.
             total: over processes; every process calls it equally often.
+            compared: of terms that count their places, whether there is any in the
+                step; of others their value in this pass says so.
 
         Returns:
             The config's weights where something is not finite: such a step is left out.
@@ -106,6 +109,12 @@ class Balance(nn.Module):
         by_config = {name: float(weights[name]) for name in self._names}
         if not bool(known.isfinite().all()):
             return Weighing(factors=by_config, loss=None)
+        something = (known[:size] != 0).tolist()
+        in_step = compared or {}
+        met = [
+            in_step.get(name, said)
+            for name, said in zip(self._names, something, strict=True)
+        ]
         standing = Standing(
             names=self._names,
             weights=torch.tensor(list(by_config.values()), dtype=torch.float64),
@@ -114,6 +123,7 @@ class Balance(nn.Module):
             next_token=self._next_token,
             step=step,
             seed=seed,
+            compared=torch.tensor(met),
         )
         balanced = self.balancer(standing)
         learned = balanced.weights.requires_grad

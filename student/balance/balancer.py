@@ -46,6 +46,17 @@ class Standing:
     """Optimiser steps taken in this phase."""
     seed: int = 0
     """Of the phase, for what is drawn; alike in all processes."""
+    compared: Tensor | None = None
+    """(N,) bool on the CPU: terms that find a place to compare in the optimiser step,
+    in whichever of its passes; None: this pass is all there is."""
+
+    @property
+    def present(self) -> Tensor:
+        """(N,) bool: terms that weigh something and have something to say in the
+        step."""
+        if self.compared is None:
+            return self.active
+        return (self.weights > 0) & self.compared
 
     @property
     def active(self) -> Tensor:

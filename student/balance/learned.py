@@ -28,9 +28,10 @@ class Uncertainty(nn.Module):
         self.log_sigma = nn.Parameter(torch.full((len(names),), -0.5 * math.log(2)))
 
     def forward(self, standing: Standing) -> Balanced:
-        """Weigh the terms of one pass; one that found nothing leaves its σ alone."""
+        """Weigh the terms of one pass; one that finds nothing in all of its step leaves
+        its σ alone."""
         by_config = standing.weights.to(self.log_sigma)
-        present = standing.active.to(self.log_sigma)
+        present = standing.present.to(self.log_sigma)
         return Balanced(
             weights=by_config * torch.exp(-2 * self.log_sigma) / 2,
             loss=(by_config * present * self.log_sigma).sum(),

@@ -122,6 +122,8 @@ class TermSum:
         if self.balance is None:
             return Weighing(factors=weights, loss=None)
         total = list if share is None else share.over_processes
+        counts = {} if share is None else share.learned.terms
+        compared = {name: numbers[0] > 0 for name, numbers in counts.items() if numbers}
         return self.balance.weigh(
             values,
             weights,
@@ -129,6 +131,7 @@ class TermSum:
             step=step,
             seed=self.timetable.seed,
             total=total,
+            compared=compared,
         )
 
 

@@ -185,10 +185,10 @@ def test_autocast_weighs_much_like_float32(school):
     assert all(g.isfinite().all() for g in gradients(narrow, lesson.distiller).values())
 
 
-def shares(lesson, school, size, passes):
+def shares(lesson, school, size, passes, samples=None):
     """The passes of one step of eight samples, each with its share."""
     maker = BatchMaker(
-        samples=school.samples[:8],
+        samples=samples or school.samples[:8],
         encode=school.encode,
         views=lesson.panel,
         seed=3,
@@ -242,6 +242,26 @@ def test_the_uncertainty_of_a_step_is_one_however_it_is_cut(school):
                 made.batch, made.views, made.rows, 1, False, share
             ).loss.backward()
         moved.append(sigma.grad.clone())
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-9)
+
+
+def test_a_pass_without_a_place_for_a_term_leaves_the_step_s_uncertainty_alone(school):
+    """Its texts are predicted, but all of their keys are attention sinks."""
+    loss = replace(COUNTED, skip_sinks=8)
+    lesson = double(school.lesson("projector", loss=loss, balance="uncertainty"))
+    sigma = lesson.distiller.balance.balancer.log_sigma
+    samples = [replace(school.samples[0], text="of it"), *school.samples[:1]]
+    moved = []
+    for split in ((2, 1), (1, 2)):
+        lesson.distiller.zero_grad()
+        empty = []
+        for made, share in shares(lesson, school, *split, samples):
+            empty.append(not made.counts.terms["kv_k"][0] and made.counts.predicted > 0)
+            lesson.distiller(
+                made.batch, made.views, made.rows, 1, False, share
+            ).loss.backward()
+        moved.append(sigma.grad.clone())
+    assert sum(empty) == 1
     torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-9)
 
 

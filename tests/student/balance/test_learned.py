@@ -1,5 +1,7 @@
 """Learned weights end where their papers say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +49,15 @@ def test_uncertainty_begins_at_the_config_and_leaves_silent_terms_alone():
     balanced = balancer(given)
     ((balanced.weights * given.losses).sum() + balanced.loss).backward()
     assert balancer.log_sigma.grad[1] == 0 and balancer.log_sigma.grad[0] != 0
+
+
+def test_uncertainty_goes_by_what_the_step_compares_not_the_pass():
+    balancer = Uncertainty(tuple("ab")).double()
+    compared = torch.tensor([True, True])
+    given = replace(of_losses(torch.tensor([0.5, 0.0])), compared=compared)
+    balanced = balancer(given)
+    ((balanced.weights * given.losses).sum() + balanced.loss).backward()
+    assert balancer.log_sigma.grad[1] == 1  # of log σ alone: its loss is elsewhere
 
 
 def train_gradnorm(balancer, scales, steps):
