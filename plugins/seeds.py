@@ -32,7 +32,7 @@ def states() -> dict[str, State]:
 
 def _numpy() -> State:
     """NumPy's state out of its memory, where ``get_state`` copies word by word."""
-    generator = np.random.get_bit_generator()
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
     if not isinstance(generator, np.random.MT19937):
         _, words, position, *_ = np.random.get_state(legacy=True)
         return np.asarray(words).tobytes(), int(position)

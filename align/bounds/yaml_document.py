@@ -141,11 +141,13 @@ def _composer() -> Any:
     if not yaml.__with_libyaml__:
         return None
 
-    class Composer(yaml.cyaml.CParser, yaml.resolver.BaseResolver):  # type: ignore[misc]
+    libyaml: Any = yaml.cyaml
+
+    class Composer(libyaml.CParser, yaml.resolver.BaseResolver):  # type: ignore[misc]
         yaml_implicit_resolvers = _loader().yaml_implicit_resolvers
 
         def __init__(self, text: str) -> None:
-            yaml.cyaml.CParser.__init__(self, text)
+            libyaml.CParser.__init__(self, text)
             yaml.resolver.BaseResolver.__init__(self)
 
     return Composer
