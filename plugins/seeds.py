@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,21 +22,11 @@ State = tuple[tuple[int, ...] | bytes, int]
 def states() -> dict[str, State]:
     """Where the two generators are, by what they are called."""
     python = random.getstate()[1]
+    _, words, position, *_ = np.random.get_state(legacy=True)
     return {
         "Python's random seed": (python[:-1], python[-1]),
-        "NumPy's random seed": _numpy(),
+        "NumPy's random seed": (np.asarray(words).tobytes(), int(position)),
     }
-
-
-def _numpy() -> State:
-    """NumPy's state out of its memory, where ``get_state`` copies word by word."""
-    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
-    if not isinstance(generator, np.random.MT19937):
-        _, words, position, *_ = np.random.get_state(legacy=True)
-        return np.asarray(words).tobytes(), int(position)
-    # mt19937_state of NumPy's mt19937.h: the words, and how many of them are drawn
-    raw = ctypes.string_at(generator.ctypes.state_address, 4 * _WORDS + 4)
-    return raw[: 4 * _WORDS], int.from_bytes(raw[4 * _WORDS :], sys.byteorder)
 
 
 def seeded(before: Mapping[str, State], after: Mapping[str, State]) -> str:

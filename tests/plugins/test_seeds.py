@@ -37,13 +37,6 @@ def test_seeding_is_told_by_name_even_to_the_seed_that_was_there(library, name, 
     assert seeded(before, states()) == (name if seed == 0 else "")
 
 
-def test_the_state_of_numpy_is_what_it_says_itself():
-    for draws in (0, 5, 700):
-        np.random.bytes(4 * draws)
-        _, words, position, *_ = np.random.get_state(legacy=True)
-        assert states()["NumPy's random seed"] == (words.tobytes(), position)
-
-
 def test_what_was_kept_is_drawn_again():
     restore = kept()
     first = random.random(), np.random.rand()
