@@ -99,11 +99,13 @@ def test_entropy_and_divergence_are_numpys():
 
 
 def test_of_a_conversation_the_characters_that_are_learned_are_counted():
+    said = ["well?", "yes", "a long question between", "no"]
+    roles = ["user", "assistant"] * 2
     messages = [
-        {"role": "user", "content": "a long question"},
-        {"role": "assistant", "content": "yes"},
+        {"role": role, "content": content}
+        for role, content in zip(roles, said, strict=True)
     ]
-    chat = Conversation(messages, learned=[1])
+    chat = Conversation(messages, learned=[1, 3])
     batch = characters(chat)
     flat = torch.zeros(1, len(chat), 8)
     bits, chars = bits_and_chars(flat, batch)
