@@ -100,7 +100,7 @@ def _is_shallow(text: str) -> bool:
     within, and a document that is deep enough ends the process."""
     import yaml
 
-    parser, depth = yaml.cyaml.CParser(text), 0
+    parser, depth = yaml.cyaml.CParser(text), 0  # type: ignore[attr-defined]
     while (event := parser.get_event()) is not None and depth <= DEEPEST:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
