@@ -139,8 +139,7 @@ def load_model(
             f"model {name!r} is loaded as the {role} and is an {kind}; only weights of "
             "a student that predicts text can be drawn anew"
         )
-    if tokenizer is None:
-        tokenizer = load_tokenizer(name, source, hub)
+    tokenizer = load_tokenizer(name, source, hub) if tokenizer is None else tokenizer
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     most = largest_id(tokenizer)
