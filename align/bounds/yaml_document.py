@@ -29,7 +29,7 @@ _FLOAT = re.compile(
 _INT = re.compile(r"[-+]?(?:0|[1-9][\d_]*)$|0b[01_]+$|0x[\da-fA-F_]+$")
 """``010`` and ``1:30``, which YAML 1.1 takes for 8 and 90, stay texts."""
 
-_READ_APART = re.compile("[\t\r!?\x85\u2028\u2029\ufeff]")
+_READ_APART = re.compile("[\t\r!?\x85\u2028\u2029\ufeff\ud800-\udfff]")
 """Where a text has none of these, libyaml and PyYAML's own parser read it alike."""
 
 

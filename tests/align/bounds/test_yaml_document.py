@@ -80,6 +80,11 @@ def test_what_is_deep_enough_to_end_a_process_is_refused(text):
         read_yaml(text, "x")
 
 
+def test_half_a_surrogate_pair_is_refused_by_name():
+    with pytest.raises(InputError, match="x is not valid YAML"):
+        read_yaml("a: \ud800", "x")
+
+
 def test_what_libyaml_reads_quickly_is_what_pyyaml_reads(monkeypatch):
     """Fails where a text that the two read apart is given to libyaml."""
     draw = random.Random(0)
