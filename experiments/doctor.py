@@ -119,7 +119,7 @@ def _deepspeed(_: Mapping[str, str]) -> Iterator[Finding]:
 def _devices(_: Mapping[str, str]) -> Iterator[Finding]:
     import torch
 
-    from align.support.cpu import ISA, WITHOUT_AMX, avoid_broken_amx
+    from align.products.cpu import ISA, WITHOUT_AMX, avoid_broken_amx
     from experiments.assemble.precision import hardware_has_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0

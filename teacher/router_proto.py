@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from align.kv import KV
+from align.products.autocast import without_autocast
 from align.support.field_types import checked
 from teacher.names import PrototypeMethod, Similarity
 
@@ -107,7 +108,7 @@ def compute_routing_weights(
             "project one to the other's width first"
         )
     query, centres = student_hidden.float(), prototypes.float().flatten(0, -2)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         scores = _scores(query, centres, similarity)  # (..., M * K)
     if prototypes.ndim == 3:
         scores = scores.unflatten(-1, prototypes.shape[:2]).amax(dim=-1)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from align.support.cpu import avoid_broken_amx
+from align.products.cpu import avoid_broken_amx
 from tests.processor_time import ProcessorTime
 from tests.root_logs import catch_at_root
 from tests.warm import Nursery, nursery

@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "align/doors": set(),
     "align/foreign": {"support"},
     "align/pictures": {"foreign", "tokens", "support"},
+    "align/products": {"support"},
     "align/schedules": {"doors", "support"},
     "align/support": set(),
     "align/text": {"bounds"},

@@ -112,24 +112,21 @@ def _is_shallow(text: str) -> bool:
 
 
 def _is_bounded(root: Any) -> bool:
-    """Whether a document is no larger and no deeper than this module allows."""
+    """Whether a document comes to no more values than this module allows."""
     weights: dict[int, float] = {}
 
-    def weight(node: Any, depth: int) -> float:
+    def weight(node: Any) -> float:
         if id(node) in weights:  # an alias
             return weights[id(node)]
         weights[id(node)] = math.inf  # where it stands within itself
-        parts = node.value if isinstance(node.value, list) else ()
-        if depth > DEEPEST:
-            return math.inf
         size = 1.0
-        for part in parts:
+        for part in node.value if isinstance(node.value, list) else ():
             for inner in part if isinstance(part, tuple) else (part,):
-                size += weight(inner, depth + 1)
+                size += weight(inner)
         weights[id(node)] = size
         return size
 
-    return weight(root, 1) <= MOST_VALUES
+    return weight(root) <= MOST_VALUES
 
 
 @functools.cache

@@ -111,20 +111,16 @@ def checked(hint: Any, value: Any, place: str, from_text: bool = False) -> Any:
 def _fitting(
     adapter: Any, hint: Any, value: Any, place: str, from_text: bool = False
 ) -> Any:
+    from pydantic import ValidationError
+
     try:
         if from_text and isinstance(value, str):
             fitting = adapter.validate_strings(value)
         else:
             fitting = adapter.validate_python(value)
-    except _refused() as error:  # imported where something does not fit
+    except ValidationError as error:
         raise _refusal(hint, value, place, error.errors()) from None
     return _bounded(fitting, hint, place)
-
-
-def _refused() -> Any:
-    from pydantic import ValidationError
-
-    return ValidationError
 
 
 def shown(value: Any) -> str:

@@ -79,14 +79,13 @@ class Models:
         """
         quiet_libraries()
         self._config, self._device, self._distant = config, device, distant
-        self.student_tokenizer: Any = None  # with the first student, for all of them
+        self.student_tokenizer: Any = None  # the first student's is all others'
         with prefix_errors("student"):
             tell_code("student", config.student, config.student.model)
             first = self._load_student(None)
             self.student_bytes = sum(p.nbytes for p in first.model.parameters())
             capture = capture_of(self._adapted(first.model))
-        self.student_sizes = capture.sizes
-        self.student_layers = capture.num_layers
+        self.student_sizes, self.student_layers = capture.sizes, capture.num_layers
         self.student_tokenizer = first.tokenizer
         most, learn_end = config.data.max_length, config.data.learn_end
         self.encode = Encoder(first.tokenizer, most, learn_end, capture.start)
@@ -112,12 +111,13 @@ class Models:
         With ``student.lora`` the config's, quantised, with the updates beside a phase's
         student. What no loss reaches is frozen; ``seed`` draws in place of the run's.
         """
-        updated = bool(self._config.student.lora.rank)
-        begun = self._load_student(*((None,) if updated else (source, seed)))
-        model = self._adapted(begun.model)
-        if updated and source is not None:
-            check_vouched(str(source), source)
-            load_adapter(model, Path(source) / ADAPTER)
+        if not self._config.student.lora.rank:
+            model = self._adapted(self._load_student(source, seed).model)
+        else:
+            model = self._adapted(self._load_student(None).model)
+            if source is not None:
+                check_vouched(str(source), source)
+                load_adapter(model, Path(source) / ADAPTER)
         freeze_unreached(model)
         return model
 
@@ -337,7 +337,7 @@ class Models:
     def _load_student(
         self, source: str | Path | None, seed: int | None = None
     ) -> LoadedModel:
-        """A phase's, or by the config alone that of every arm and launch's start."""
+        """A phase's student; of None the one that every arm and launch starts from."""
         settings = self._config.student
         name = settings.model if source is None else str(source)
         fresh = source is None and settings.init == "fresh"

@@ -28,9 +28,9 @@ def hardware_has_bf16() -> bool:
     """Whether this process's hardware multiplies bfloat16 faster than float32.
 
     GPUs that have it, not those that emulate it; CPUs with tiles, see
-    :func:`align.support.cpu.bf16_pays`.
+    :func:`align.products.cpu.bf16_pays`.
     """
-    from align.support.cpu import avoid_broken_amx, bf16_pays
+    from align.products.cpu import avoid_broken_amx, bf16_pays
 
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)

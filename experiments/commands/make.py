@@ -81,13 +81,13 @@ def _layers(text: str | None) -> int | list[int] | None:
 
 
 def _report(out: Path, manifest: Manifest) -> None:
-    from teacher.packages.cached import gigabytes
+    from teacher.packages.cached import size_in_words
 
     assert manifest.making is not None
     making = manifest.making
     size = sum(record.size for record in manifest.files.values())
     put(f"{out}: {manifest.conversion}")
-    put(f"weights: {making.kept}, {gigabytes(size)}")
+    put(f"weights: {making.kept}, {size_in_words(size)}")
     if manifest.redistributable is False:
         put(
             f"licence: {manifest.licence} forbids handing it on without its terms; "

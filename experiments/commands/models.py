@@ -28,7 +28,7 @@ def models_list(options: Namespace) -> int:
     """List the known models, fetched or not."""
     import json
 
-    from teacher.packages.cached import fetched, fetched_folder, gigabytes
+    from teacher.packages.cached import fetched, fetched_folder, size_in_words
     from teacher.packages.known import KNOWN
 
     rows: list[dict[str, Any]] = []
@@ -61,8 +61,8 @@ def models_list(options: Namespace) -> int:
             row["kind"],
             f"{row['parameters'] / 1e6:.0f} M",
             row["tokenizer"],
-            gigabytes(row["download"]),
-            gigabytes(row["disk"]),
+            size_in_words(row["download"]),
+            size_in_words(row["disk"]),
             row["licence"],
             row["folder"] or "no",
         ]
@@ -100,12 +100,12 @@ def _agree(name: str, agreed: bool) -> None:
         ValueError: there is nobody to ask, or the answer is no.
     """
     from align.errors import InputError
-    from teacher.packages.cached import gigabytes, known_model
+    from teacher.packages.cached import known_model, size_in_words
 
     model = known_model(name)
     _say(
-        f"{model.title}: {gigabytes(model.download)} to download, "
-        f"{gigabytes(model.disk)} on disk, licence {model.licence}"
+        f"{model.title}: {size_in_words(model.download)} to download, "
+        f"{size_in_words(model.disk)} on disk, licence {model.licence}"
         + ("" if model.redistributable else " (no copy may be handed on without it)")
         + (f"; {model.note}" if model.note else "")
     )
@@ -125,12 +125,13 @@ def _agree(name: str, agreed: bool) -> None:
 def models_convert(options: Namespace) -> int:
     """Convert a model into what the platform reads."""
     from teacher.conversion.convert import convert
+    from teacher.packages.cached import size_in_words
 
     manifest = convert(
         options.source, options.out, tokenizer=options.tokenizer, base=options.base
     )
     size = sum(record.size for record in manifest.files.values())
-    print(f"{options.out}: {manifest.conversion}, {size / 1e6:.0f} MB")
+    print(f"{options.out}: {manifest.conversion}, {size_in_words(size)}")
     print(f"use it as model: {options.out}")
     return 0
 

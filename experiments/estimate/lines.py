@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from align.support.cpu import pays
+from align.products.cpu import pays
 from experiments.estimate.shapes import PlannedModel
 from experiments.estimate.steps import FLOAT
 from teacher.loading.quantise import BLOCK, OUTER_BLOCK, QuantisedLinear

@@ -43,11 +43,11 @@ class Reading:
         share_told = 1 - self.lost.untold
         if self.coverage >= least and share_told >= least:
             return ""
-        lacking = self.coverage if self.coverage < least else share_told
-        share, bar = short_of(lacking, least)
+        unreached = self.coverage < least
+        share, bar = short_of(self.coverage if unreached else share_told, least)
         what = (
             f"reaches only {share} of the student's tokens"
-            if self.coverage < least
+            if unreached
             else f"tells only {share} of the characters"
         )
         return (

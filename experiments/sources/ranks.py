@@ -14,8 +14,8 @@ import torch
 
 from align.errors import MachineError
 from align.foreign.quote import say
+from align.products.primitive_cache import bound_primitive_caches
 from align.rope_scale import Rescale
-from align.support.primitive_cache import bound_primitive_caches
 from align.support.quiet import quiet_libraries
 from experiments.config.tree import Config
 from experiments.sources.distant import Distant, homes, movable

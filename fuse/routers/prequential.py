@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from align.products.autocast import without_autocast
 from align.support.field_types import NotNegative, Share, checked
 from fuse.signals import FORETOLD, Signals
 
@@ -42,7 +43,7 @@ def read_scores(heard: Tensor, decay: float) -> Tensor:
     kept = torch.tensor(decay, dtype=wide.dtype, device=heard.device)
     weight = torch.where(age > 0, kept ** age.clamp_min(1), 0)
     silent = wide.isnan().any(-2, keepdim=True)  # (..., 1, M)
-    with torch.autocast(heard.device.type, enabled=False):  # sums in bfloat16 lose nats
+    with without_autocast(heard):  # sums in bfloat16 lose nats
         scores = weight @ torch.where(silent, 0, wide)
     heard_of = (~silent).sum(-1, keepdim=True).clamp_min(1)
     return torch.where(silent, scores.sum(-1, keepdim=True) / heard_of, scores)

@@ -8,6 +8,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from align.products.autocast import without_autocast
+
 """How two teachers' latents of one token are compared."""
 VARIANCE_WEIGHT = 1.0
 """Of the floor under every direction's spread; invariance has weight 1."""
@@ -113,7 +115,7 @@ def _floors(z: Tensor, w: Tensor) -> Tensor:
     """(B,), of the text's weighted tokens, (B, T)."""
     count = w.sum(1).clamp(min=2)[:, None, None]
     centred = (z - _mean(z, w)) * w[None, :, :, None]
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z):
         cov = centred.transpose(2, 3) @ centred / (count - 1)  # (L, B, Z, Z)
     variance = cov.diagonal(dim1=2, dim2=3)
     scale = (variance + _EPS).sqrt()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from align.products.autocast import without_autocast
 from align.schedules.losses import MEMORY
 from student.balance.domains import weights_by
 from student.balance.waiting import DomainSums, Sum
@@ -67,7 +68,7 @@ class DomainVectors(DomainSums):
     def features(self, states: Tensor) -> Tensor:
         """(N, C) float -> (N, FEATURES) float32, whose products are the kernel's."""
         unit = F.normalize(states.float(), dim=-1)
-        with torch.autocast(unit.device.type, enabled=False):
+        with without_autocast(unit):
             angles = unit @ self.get_buffer("frequencies").to(unit.device)
         return torch.cat([angles.cos(), angles.sin()], -1) / (FEATURES // 2) ** 0.5
 

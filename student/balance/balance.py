@@ -109,12 +109,8 @@ class Balance(nn.Module):
         by_config = {name: float(weights[name]) for name in self._names}
         if not bool(known.isfinite().all()):
             return Weighing(factors=by_config, loss=None)
-        something = (known[:size] != 0).tolist()
-        in_step = compared or {}
-        met = [
-            in_step.get(name, said)
-            for name, said in zip(self._names, something, strict=True)
-        ]
+        met = dict(zip(self._names, (known[:size] != 0).tolist(), strict=True))
+        met |= {n: there for n, there in (compared or {}).items() if n in met}
         standing = Standing(
             names=self._names,
             weights=torch.tensor(list(by_config.values()), dtype=torch.float64),
@@ -123,7 +119,7 @@ class Balance(nn.Module):
             next_token=self._next_token,
             step=step,
             seed=seed,
-            compared=torch.tensor(met),
+            compared=torch.tensor(list(met.values())),
         )
         balanced = self.balancer(standing)
         learned = balanced.weights.requires_grad

@@ -50,7 +50,6 @@ class LatentBridge(Bridge):
         """
         super().__init__(student, teachers, gate)
         self.z = z
-        self._fitted = set[int]()
         self._weights: dict[str, Setting] = {
             RECONSTRUCTION: lambda_reconstruction,
             AGREEMENT: lambda_agreement,
@@ -98,10 +97,8 @@ class LatentBridge(Bridge):
     def calibrate(self, m: int, k: PairStats, v: PairStats) -> dict[str, list[float]]:
         """Fit teacher m's coders; see :meth:`Bridge.calibrate`."""
         super().calibrate(m, k, v)
-        if not self._fitted or m in self._fitted:  # the first teacher of a sample
-            self._fitted = set()
+        if m == 0 or not self.z.student_calibrated:  # one never asked may come before
             self.z.calibrate_student(k.to_teacher, v.to_teacher)
-        self._fitted.add(m)
         return self.z.calibrate(m, k.to_student, v.to_student)
 
     def compare(

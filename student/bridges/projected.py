@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from align.calibration import METHODS, CalibrationStats
+from align.products.autocast import without_autocast
 from student.bridges.features import Features
 from student.bridges.standardize import Standardizer
 from student.objective import EPS, Side
@@ -101,7 +102,7 @@ class _Products(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         dtype = _dtype(z.device.type)
         every, kept = [], [z, *maps]
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             for target, whole in zip(targets, maps, strict=True):
                 products = z.new_empty(3, len(z), len(target.tokens))
                 for layer, (x, weight) in enumerate(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from align.errors import InputError, MtkdError, exit_code_of
+from align.products.primitive_cache import bound_primitive_caches
 from align.schedules import start_of
 from align.support.matrices import Layout, hidden_matrices
-from align.support.primitive_cache import bound_primitive_caches
 from student.config import TrainConfig
 from student.distiller import Distiller
 from student.loop.launch import (

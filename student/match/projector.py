@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 
 from align.calibration import METHODS, CalibrationStats
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.support.field_types import AtLeastOne
 from student.bridges.base import PairStats
 from student.bridges.projected import LayerwiseLinear, mapped
@@ -125,7 +126,7 @@ class Orthogonal(Projector):
 
     def forward(self, x: Tensor) -> Tensor:
         """See :meth:`Projector.forward`."""
-        with torch.autocast(x.device.type, enabled=False):  # or it is none in bfloat16
+        with without_autocast(x):  # or it is none in bfloat16
             rotation = self.weight * self.scale[:, None, None]
         whole = torch.cat([rotation, self.bias[:, None]], 1)
         return mapped(whole, x)

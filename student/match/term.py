@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.sizes import Sizes
 from align.support.field_types import AtLeastOne, PluginName
 from student.match.choices import (
@@ -300,7 +301,7 @@ class Match(nn.Module):
             pred, target = pred[places], target[places]
         pred, target = _wide(pred), _wide(target).detach()
         weight = sides.weight.expand(every, *sides.weight.shape[-2:])[compared]
-        with torch.autocast(pred.device.type, enabled=False):
+        with without_autocast(pred):
             if self._at.rows:
                 pred, target = self.pairing(sides.name, pred, target, places)
                 apart = self._of_rows(pred, target, weight, sides.rows).mean(1)

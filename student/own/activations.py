@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.sizes import Sizes
 from align.support.field_types import Count as Number
 from align.tokens.batch import TokenBatch
@@ -111,7 +112,7 @@ class Activations:
         states, known = ctx.own[self._state], self._known(ctx.batch)
         layers = self._choice.chosen(len(states), ctx)
         self.chosen = None if self._choice.settled else ChosenLayers(layers)
-        with torch.autocast(states.device.type, enabled=False):
+        with without_autocast(states):
             x = states[layers]
             x = x if x.dtype == torch.float64 else x.float()
             shares = layer_shares(self._layer_weights, layers, x)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from align.products.autocast import without_autocast
 from align.schedules import ScheduledPositive
 from align.tokens.weights import label_weight, text_weight
 from student.objective import NONE, StepContext
@@ -109,7 +110,7 @@ class Smoothness:
 
         assert ctx.reread is not None
         again = ctx.reread(noisy, ctx.batch.mask)
-        with torch.autocast(again.hidden.device.type, enabled=False):
+        with without_autocast(again.hidden):
             first, moved = _wide(ctx.reread.hidden), _wide(again.hidden)
             length = first.detach().square().sum(-1).clamp_min(_LEAST)
             apart = (moved - first).square().sum(-1) / length / radius**2

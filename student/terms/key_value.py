@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.schedules import Setting, is_on
 from align.support.stopwatch import part
 from align.tokens.weights import label_weight
@@ -365,7 +366,7 @@ def _relation_log_softmax(
     """
     x = x.float()
     index = rows[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[3])
-    with torch.autocast(x.device.type, enabled=False):  # a softmax tells rounding apart
+    with without_autocast(x):  # a softmax tells rounding apart
         scores = x.gather(2, index) @ x.transpose(2, 3) / x.shape[3] ** 0.5
     if temperature is not None:
         scores = scores / temperature[:, None, None, None]

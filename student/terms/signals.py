@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.schedules.seen import STRETCHES, STUDENT_TOKENS, SUMS, TOKENS
 from align.tokens.answered import speaking
 from align.views import LinearHead, Output
@@ -29,7 +30,6 @@ from student.output.divergence.linear import (
     blocks,
     logits_of,
     product_dtype,
-    without_autocast,
 )
 from student.output.temperature import gradient_signal_to_noise
 from student.step_outputs import Outputs, Taught

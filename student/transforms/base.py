@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.support.matrices import lies_on_its_side, trained_weight
 from align.support.text_part import linear_in, named_layers, text_modules
 from align.tokens.batch import TokenBatch
@@ -194,7 +195,7 @@ class Blended(nn.Module):
         """The weight itself at strength 0; computed in float32 or wider."""
         if self.value == 0:
             return weight
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight):
             wide = weight if weight.dtype == torch.float64 else weight.float()
             upright = wide.T if self._on_side else wide
             changed: Tensor = self.made(upright)

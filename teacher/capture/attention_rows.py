@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 
 
 def attention_rows(
@@ -49,7 +50,7 @@ def attention_rows(
     picked = picked * (size**-0.5 if scaling is None else scaling)
     grouped = picked.reshape(batch, key.shape[1], -1, size)  # (B, H, g * R, D)
     # a product copies what does not lie in a row, and transposed if it may
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         scores = grouped @ key.float().contiguous().mT
     scores = scores.view(batch, heads, rows.shape[1], tokens)
     if options.get("softcap") is not None:

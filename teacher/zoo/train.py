@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from align.support.cpu import avoid_broken_amx, bf16_pays
+from align.products.cpu import avoid_broken_amx, bf16_pays
 from align.support.matrices import hidden_matrices
 from align.support.quiet import quiet_deepspeed
 from teacher.zoo.objectives import (

@@ -157,11 +157,6 @@ def logits_of(hidden: Tensor, head: Head, dtype: torch.dtype) -> Tensor:
     return out if head.bias is None else out.add_(head.bias.to(dtype))
 
 
-def without_autocast(hidden: Tensor) -> torch.autocast:
-    """Dtypes are chosen here, not by an autocast around."""
-    return torch.autocast(hidden.device.type, enabled=False)
-
-
 def blocks(count: int, block: int) -> Iterator[slice]:
     """Consecutive slices of up to ``block`` rows."""
     for start in range(0, count, block):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.products.autocast import without_autocast
 from align.views import LinearHead
 from student.output.divergence.linear import (
     BLOCK,
@@ -17,7 +18,6 @@ from student.output.divergence.linear import (
     blocks,
     check_head,
     product_dtype,
-    without_autocast,
 )
 from student.output.divergence.rows import times_
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.products.autocast import without_autocast
 from align.tokens.named_head import NamedHead
 from align.views import Head, LinearHead
 from student.output.divergence.labels import Labels, check_labels, cross_entropy_
@@ -30,7 +31,6 @@ from student.output.divergence.linear import (
     LogitBuffer,
     check_head,
     product_dtype,
-    without_autocast,
 )
 from student.output.divergence.row_divergence import Divergence, pull_
 from student.output.divergence.rows import shares, temperatures

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.products.autocast import without_autocast
 from align.tokens.named_head import NamedHead
 from align.views import Head, LinearHead
 from student.output.divergence.labels import Labels, check_labels, cross_entropy_
@@ -17,7 +18,6 @@ from student.output.divergence.linear import (
     blocks,
     check_head,
     product_dtype,
-    without_autocast,
 )
 from student.output.divergence.rows import cached_rows
 

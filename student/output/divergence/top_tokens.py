@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.errors import InputError
+from align.products.autocast import without_autocast
 from align.tokens.named_head import NamedHead
 from align.views import Head, LinearHead
 from student.output.divergence.linear import BLOCK, logits_of, product_dtype
@@ -103,7 +104,7 @@ def linear_top_tokens(
         return _of_named(hidden, head, k, block)
     dtype = product_dtype(hidden, head)
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(hidden):
         narrow = LinearHead(head.weight.detach().to(dtype), head.bias)
         parts = [
             _choose(logits_of(rows.to(dtype), narrow, wide), k)

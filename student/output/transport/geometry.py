@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from align.products.autocast import without_autocast
 from align.views import LinearHead
-from student.output.divergence.linear import without_autocast
 
 _ROWS = 8192
 """Rows of a head that are widened at a time."""

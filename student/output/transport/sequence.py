@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from align.products.autocast import without_autocast
 from student.output.across.likelihood import Reduction
-from student.output.divergence.linear import without_autocast
 from student.output.kinds import SequenceCost
 from student.output.transport.geometry import Geometry
 from student.output.transport.solver import TransportSettings, solve

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.calibration import CalibrationStats, calibrate_ridge
+from align.products.autocast import without_autocast
 from student.output.across.likelihood import Reduction
-from student.output.divergence.linear import without_autocast
 from student.output.divergence.top_tokens import TopTokens, masked_log_softmax
 from student.output.transport.solver import TransportSettings, solve
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import align.support.cpu
+import align.products.cpu
 from experiments.assemble import precision
 from experiments.assemble.precision import (
     answer_of_run,
@@ -56,8 +56,8 @@ def test_hardware_has_bf16_where_it_is_faster(
         "is_bf16_supported",
         lambda including_emulation=True: including_emulation or not emulated,
     )
-    monkeypatch.setattr(align.support.cpu, "avoid_broken_amx", lambda: False)
-    monkeypatch.setattr(align.support.cpu, "bf16_pays", lambda: tiles)
+    monkeypatch.setattr(align.products.cpu, "avoid_broken_amx", lambda: False)
+    monkeypatch.setattr(align.products.cpu, "bf16_pays", lambda: tiles)
     assert precision.hardware_has_bf16() is expected
 
 

@@ -88,6 +88,14 @@ def test_the_discrepancy_of_states_is_the_kernel_s():
     assert law > 1.5 * max(code, prose)
 
 
+def test_features_are_float32_where_products_are_bfloat16():
+    balance = DomainVectors(THREE, "mmd", 6)
+    states = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    expected = balance.features(states)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(balance.features(states), expected)
+
+
 def test_vectors_of_texts_are_their_gradients_and_features_on_predicted_tokens():
     ctx = step_context(size=7)[0]
     student = ctx.outputs.student

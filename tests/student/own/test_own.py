@@ -75,9 +75,13 @@ def test_penalties_are_numpys_on_text_tokens_alone(penalty):
         assert count_of(term)(step_places(ctx)) == [every]
 
 
-@pytest.mark.parametrize("penalty", ["l1", "l2", "slow"])
-def test_tokens_count_as_their_text_does(penalty):
-    ctx, term = double(step_context(size=12)[0]), Activations(penalty=penalty)
+@pytest.mark.parametrize(
+    "term",
+    [*(Activations(penalty=each) for each in ("l1", "l2", "slow")), Smoothness()],
+    ids=["l1", "l2", "slow", "smoothness"],
+)
+def test_tokens_count_as_their_text_does(term):
+    ctx = double(step_context(size=12)[0])
     first = ctx.batch.mask.clone()
     first[1:] = False
     spans = ctx.batch.spans * first[..., None]

@@ -127,6 +127,19 @@ def test_attention_kl_is_scipys_from_teacher_to_student():
     assert float(term("attention_kl", context(attention=[]))) == 0
 
 
+def related(student, teacher, weight, rows):
+    """Keys and values of both alike."""
+    return Relation(
+        name="a",
+        student_k=student,
+        student_v=student,
+        teacher_k=teacher,
+        teacher_v=teacher,
+        weight=weight,
+        rows=rows,
+    )
+
+
 def naive_relations(student, teacher, weight, rows) -> float:
     """MiniLMv2's relation KL, one query and one key at a time."""
     layers, batch = student.shape[:2]
@@ -161,15 +174,7 @@ def test_relations_are_minilms_by_a_naive_loop():
     student, teacher = torch.randn(2, 2, 6, 4), torch.randn(2, 2, 6, 7)
     weight = torch.tensor([[1.0, 0.0, 0.5, 1.0, 0.0, 1.0], [0, 1.0, 0, 0, 0, 0]])
     rows = torch.tensor([[0, 1, 5, 2], [1, 1, 0, 3]])
-    relation = Relation(
-        name="a",
-        student_k=student,
-        student_v=student,
-        teacher_k=teacher,
-        teacher_v=teacher,
-        weight=weight,
-        rows=rows,
-    )
+    relation = related(student, teacher, weight, rows)
     found = term("relation_k", context(relations=[relation]))
     expected = naive_relations(student, teacher, weight, rows)
     assert float(found) == pytest.approx(expected, rel=1e-4)
@@ -180,14 +185,8 @@ def test_relations_are_float32_where_products_are_bfloat16():
     torch.manual_seed(0)
     student = torch.randn(2, 2, 20, 64)
     teacher = student + 0.05 * torch.randn_like(student)  # nearly there
-    relation = Relation(
-        name="a",
-        student_k=student,
-        student_v=student,
-        teacher_k=teacher,
-        teacher_v=teacher,
-        weight=torch.ones(2, 20),
-        rows=torch.tensor([[0, 1, 5], [1, 9, 3]]),
+    relation = related(
+        student, teacher, torch.ones(2, 20), torch.tensor([[0, 1, 5], [1, 9, 3]])
     )
     expected = term("relation_k", context(relations=[relation]))
     with torch.autocast("cpu", torch.bfloat16):
@@ -205,15 +204,7 @@ def test_each_layer_has_its_own_temperature(name):
     pair = AttentionPair("a", *maps, torch.ones(1, 2))
     x, y = torch.randn(2, 1, 5, 4), torch.randn(2, 1, 5, 6)
     rows = torch.tensor([[1, 3]])
-    relation = Relation(
-        name="a",
-        student_k=x,
-        student_v=x,
-        teacher_k=y,
-        teacher_v=y,
-        weight=torch.ones(1, 5),
-        rows=rows,
-    )
+    relation = related(x, y, torch.ones(1, 5), rows)
     found = term(
         name, context(attention=[pair], relations=[relation], temperature=temperature)
     )
@@ -249,15 +240,7 @@ def test_relations_do_not_change_with_the_basis_and_mse_does():
     features = torch.randn(1, 1, 6, 4)
     turn = torch.linalg.qr(torch.randn(4, 4)).Q
     weight, rows = torch.ones(1, 6), torch.tensor([[0, 3]])
-    relation = Relation(
-        name="a",
-        student_k=features,
-        student_v=features,
-        teacher_k=features @ turn,
-        teacher_v=features @ turn,
-        weight=weight,
-        rows=rows,
-    )
+    relation = related(features, features @ turn, weight, rows)
     assert float(term("relation_k", context(relations=[relation]))) < 1e-6
     moved = compared(features, features @ turn, weight)
     assert float(term("kv_k", context(comparisons=[moved]))) > 0.1
@@ -283,17 +266,7 @@ def test_terms_give_finite_gradients_where_nothing_is_comparable(name):
     ctx = context(
         comparisons=[compared(zeros, zeros.detach(), none)],
         attention=[AttentionPair("a", attention, attention, none[:, :2])],
-        relations=[
-            Relation(
-                name="a",
-                student_k=zeros,
-                student_v=zeros,
-                teacher_k=zeros,
-                teacher_v=zeros,
-                weight=none,
-                rows=rows,
-            )
-        ],
+        relations=[related(zeros, zeros, none, rows)],
     )
     loss = term(name, ctx)
     assert bool(loss.isfinite())

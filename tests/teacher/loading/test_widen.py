@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from align.support import cpu
+from align.products import cpu
 from experiments.sources.making import Making
 from teacher.loading import widen
 from teacher.teacher_config import TeacherConfig

@@ -90,13 +90,11 @@ def _pupils() -> Iterator[Arm]:
             name, asks, settings=given, teachers=tuple(SIZES)[:teachers], pupils=True
         )
 
-    named = {1: "the first teacher", 2: "two teachers", 4: "all teachers"}
-    for teachers, of in named.items():
+    yield pupil("from-2", "outputs of two teachers", 2)
+    # One teacher is tuned as all of them are.
+    for teachers, of in ((1, "the first teacher"), (4, "all teachers")):
         name, asks = f"from-{teachers}", f"outputs of {of}"
         yield pupil(name, asks, teachers)
-        if teachers == 2:
-            continue
-        # One teacher is tuned as all of them are.
         for way, how, setting in (
             ("alone", "without the next token", "phase.all.loss.delta_ce=0"),
             ("heavy", "four times as heavy", "phase.all.output.kd=4"),

@@ -2,12 +2,12 @@ import os
 
 import pytest
 
-from align.support.primitive_cache import CACHES, KEPT, bound_primitive_caches
+from align.products.primitive_cache import CACHES, KEPT, bound_primitive_caches
 from tests.fresh import answers, given
 
 _PRODUCTS = """
 import torch
-from align.support.primitive_cache import KEPT, bound_primitive_caches
+from align.products.primitive_cache import KEPT, bound_primitive_caches
 from align.support.process_memory import resident
 
 def answer(width):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from align.support import cpu
+from align.products import cpu
 
 
 @pytest.fixture
