@@ -141,20 +141,29 @@ def test_a_written_marker_is_not_taken_for_a_blank(load):
     assert fast.spans[0].tolist() == [[0, 1], [1, 3]]
 
 
-@pytest.mark.parametrize(
-    ("scheme", "prefix"), [("always", "always"), ("first", "first"), ("never", "none")]
-)
-def test_metaspace_vocabularies_with_byte_fallback_follow_their_prefix(scheme, prefix):
+def with_fallback(scheme, held=256):
+    """A Metaspace vocabulary with so many of the pieces that stand for bytes."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    pieces = ["▁", "a", "b", "▁a", "▁b"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = ["▁", "a", "b", "▁a", "▁b"] + [f"<0x{byte:02X}>" for byte in range(held)]
     vocabulary = {piece: id_ for id_, piece in enumerate(pieces)}
     model = models.BPE(vocabulary, [("▁", "a"), ("▁", "b")], byte_fallback=True)
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", scheme, split=False)
     backend.add_special_tokens([AddedToken("<x>", normalized=False)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_a_byte_without_a_piece_leaves_no_table():
+    assert ByteLengths.of(with_fallback("always", held=255)) is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "prefix"), [("always", "always"), ("first", "first"), ("never", "none")]
+)
+def test_metaspace_vocabularies_with_byte_fallback_follow_their_prefix(scheme, prefix):
+    tokenizer = with_fallback(scheme)
     table = ByteLengths.of(tokenizer)
     assert table.prefix == prefix
     texts = ["a b", "b<x>a", "深a", "<x>b", ""]

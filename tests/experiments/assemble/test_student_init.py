@@ -13,6 +13,7 @@ from experiments.cli import main
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config
 from experiments.record.metrics import Metrics
+from teacher.loading import models as loading
 from teacher.loading.models import load_model
 from teacher.output_head import vocabulary_digest
 from tests.experiments.small_runs import said, small_config
@@ -31,6 +32,18 @@ def first_weights(tiny_zoo):
         return dict(model.named_parameters())
 
     return load
+
+
+def test_a_tokenizer_is_read_with_the_first_student_alone(tiny_zoo, monkeypatch):
+    read, load = [], loading.load_tokenizer
+    monkeypatch.setattr(
+        loading, "load_tokenizer", lambda *words: read.append(words) or load(*words)
+    )
+    config = load_config({"student": {"model": str(tiny_zoo["student"])}})
+    models = Models(config, torch.device("cpu"))
+    models.student(None)
+    models.student(tiny_zoo["student"])
+    assert len(read) == 1
 
 
 def equal(one, other):

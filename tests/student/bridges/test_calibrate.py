@@ -125,5 +125,18 @@ def test_a_teacher_that_is_never_asked_afterwards_is_fitted_all_the_same(school,
     batch = school.batch(6)
     sample = [(batch, lesson.panel(batch))]
     for name in ("gpt2-prose", "qwen-code"):
+        if kind == "latent":  # as a bridge is that nobody has fitted
+            lesson.bridge.z.student_calibrated = torch.tensor(False)
         report = calibrate(lesson.capture, lesson.bridge, sample, 1, unasked=[name])
         assert set(report.fit) == {"gpt2-prose", "qwen-code"}
+
+
+def test_another_sample_fits_the_student_s_coders_anew(school):
+    lesson = school.lesson("latent")
+    z, seen = lesson.bridge.z, []
+    for size in (6, 3):
+        batch = school.batch(size)
+        calibrate(lesson.capture, lesson.bridge, [(batch, lesson.panel(batch))], 1)
+        weights = [w for c in z._coders(None) for w in c.state_dict().values()]
+        seen.append([w.detach().clone() for w in weights])
+    assert any(not torch.equal(a, b) for a, b in zip(*seen, strict=True))

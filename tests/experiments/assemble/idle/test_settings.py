@@ -63,6 +63,7 @@ def test_a_setting_with_nothing_to_act_on_is_said_to_change_nothing(word, why):
         ["phase.all.fuse.fusion_method=similarity", "fuse.similarity=dot"],
         ["fuse.choice=sampled", "fuse.routing_level=sample"],
         ["eval.use=[{use: generation}]", "eval.pairs=[asked.jsonl]"],
+        ["eval.use=[a_plugin_s]", "eval.pairs=[asked.jsonl]"],  # which may ask them
         ["phase.all.fuse.space=z", "fuse.z_dim=7", "train.z_learning_rate=0.1"],
         ["phase.all.fuse.space=student", "align.adapter=pca"],
         ["phase.all.loss.outcome_every=2", "align.adapter=pca", "loss.eta_outcome=2"],
