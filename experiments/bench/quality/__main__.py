@@ -175,9 +175,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "agglomerative, peers, past, tuned, matching, all; of --size disjoint: weighed "
-        "(default), tuned, selected, ordered, heard, all; of --size real: real "
-        "(default), tuned, selected, ordered, all; see --list",
+        "carried, agglomerative, peers, past, tuned, matching, all; of --size "
+        "disjoint: weighed (default), tuned, selected, ordered, heard, all; of --size "
+        "real: real (default), tuned, selected, ordered, all; see --list",
     )
     parser.add_argument("--list", action="store_true", help="say what the arms are")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -11,9 +11,10 @@ PAIR = ("gpt2-prose", "qwen-code")
 """A specialist of each domain."""
 _WEIGHT = 2.0
 """What keys, or values, weigh together, as in the config of the size ``zoo``."""
-_PLAIN_OFF = tuple(
+PLAIN_OFF = tuple(
     f"phase.all.loss.{name}=0" for name in ("lambda_k", "lambda_v", "beta_cos")
 )
+"""What learns keys and values by default, left out."""
 
 
 def _arm(name: str, asks: str, *settings: str) -> Arm:
@@ -24,8 +25,14 @@ def _space(option: str) -> str:
     return f"phase.all.fuse.space={{use: losses, {option}}}"
 
 
-def _terms(projector: str, **shares: float) -> tuple[str, ...]:
-    """Keys and values by some distances, which share their weight."""
+def terms(projector: str, **shares: float) -> tuple[str, ...]:
+    """Settings: keys and values by some distances, which share their weight.
+
+    Args:
+        projector: of both, as ``match`` names it, with more of the term's options after
+            a comma.
+        shares: distance -> its share.
+    """
     return tuple(
         f"phase.all.loss.terms.{site}-{distance}={{use: match, site: {site}, "
         f"distance: {distance}, projector: {projector}, weight: {share * _WEIGHT:g}}}"
@@ -45,19 +52,19 @@ AGGLOMERATIVE = (
     _arm(
         "kv-match",
         "squared distance alone, as a term match: what the next two change",
-        *_PLAIN_OFF,
-        *_terms("linear", mse=1),
+        *PLAIN_OFF,
+        *terms("linear", mse=1),
     ),
     _arm(
         "kv-radio",
         "nine tenths cosine, one tenth smooth L1",
-        *_PLAIN_OFF,
-        *_terms("linear", cosine=0.9, smooth_l1=0.1),
+        *PLAIN_OFF,
+        *terms("linear", cosine=0.9, smooth_l1=0.1),
     ),
     _arm(
         "kv-mlp",
         "projectors with a hidden layer",
-        *_PLAIN_OFF,
-        *_terms("mlp", mse=1),
+        *PLAIN_OFF,
+        *terms("mlp", mse=1),
     ),
 )

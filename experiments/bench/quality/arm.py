@@ -40,12 +40,19 @@ class Arm:
     """Added to the seed of its run, so that it reads and begins otherwise."""
     reads: tuple[str, ...] = ()
     """Names of texts that it reads beside the base's, ``unlabelled`` or ``written``."""
+    spread: float = 1.0
+    """Times the standard deviation that its student's first weights are drawn with."""
+    outputs_stored: bool = False
+    """Whether the bed's stores hold what teachers expect next, too."""
 
     @property
     def stored(self) -> bool:
-        """Whether its teachers can be read from a store, which holds neither next-token
-        outputs, which the bench's own terms read, nor hidden states nor attention."""
-        unheld = ("output.", "plugins=", "gamma_kl", "site: hidden", "site: attention")
+        """Whether its teachers can be read from a store, which holds neither hidden
+        states nor attention, nor next-token outputs, which the bench's own terms read,
+        where :attr:`outputs_stored` does not say so."""
+        unheld = ["plugins=", "gamma_kl", "site: hidden", "site: attention"]
+        if not self.outputs_stored:
+            unheld.append("output.")
         asked = any(
             name in setting and not setting.endswith("=0")
             for name in unheld
@@ -64,7 +71,8 @@ class Arm:
     @property
     def plain(self) -> bool:
         """Whether it is the baseline itself, for however many steps."""
-        return not (self.teachers or self.settings or self.reads)
+        changed = self.settings or self.reads or self.spread != 1
+        return not (self.teachers or changed)
 
     @property
     def adapted(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from experiments.bench.quality.arm import (
     TWIN,
     Arm,
 )
+from experiments.bench.quality.carried import CARRIED
 from experiments.bench.quality.inside import INSIDE
 from experiments.bench.quality.inside import TEACHER as _ASKED
 from experiments.bench.quality.matching.arms import MATCHING
@@ -283,6 +284,7 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "questions": _QUESTIONS,
         "adapted": (_CORE[0], _BY_NAME["qwen-code-out"], *_ADAPTED),
         "inside": (_CORE[0], _BY_NAME[_ASKED], _BY_NAME[f"{_ASKED}-out"], *INSIDE),
+        "carried": (_CORE[0], _BY_NAME[_ASKED], *CARRIED),
         "agglomerative": (_CORE[0], *AGGLOMERATIVE),
         "peers": (_CORE[0], *PEERS),
         "past": (_CORE[0], *PAST),
@@ -290,13 +292,15 @@ GROUPS: Mapping[str, tuple[Arm, ...]] = MappingProxyType(
         "matching": (_CORE[0], *MATCHING),
         "all": (
             *(*_CORE, *_PHASES, *_QUESTIONS),
-            *(*_ADAPTED, *INSIDE, *AGGLOMERATIVE, *PEERS, *PAST, *TUNED, *MATCHING),
+            *(*_ADAPTED, *INSIDE, *CARRIED, *AGGLOMERATIVE),
+            *(*PEERS, *PAST, *TUNED, *MATCHING),
         ),
     }
 )
 """``core`` asks whether several teachers help, ``phases`` which way of joining them,
 ``questions`` about the design, ``adapted`` whether teachers that are given the
 student's vocabulary teach better, ``inside`` what hidden states and attention add,
+``carried`` which keys and values are worth learning, and when,
 ``agglomerative`` what recipes of agglomerative models bring to keys and values,
 ``peers`` how losses of TRL compare with ours on outputs, ``past`` what a student's own
 past, average and company teach it, ``tuned`` how the baseline is trained best, and

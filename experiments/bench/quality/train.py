@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from align.support.cache_folder import made_folder
+from align.support.process_memory import highest, resident
 from experiments.adapt.adapt import adapt
 from experiments.adapt.plan import Request
 from experiments.bench.quality.arm import ADAPTED, Arm
@@ -19,6 +22,8 @@ from experiments.bench.quality.matching.texts import text_settings
 from experiments.config.tree import Config, load_config
 from experiments.config.zoo_names import build_zoo_models
 from experiments.record.history import write_json
+from teacher.names import zoo_parts
+from teacher.zoo.build import MANIFEST, build_zoo
 
 STORE = "kv"
 """Folder of the teachers' stores, beside the arms'."""
@@ -125,12 +130,33 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
     ]
     if len(arm.teachers) < 2:
         settings.append(f"phase.all.teachers.min={len(arm.teachers)}")
+    if arm.spread != 1:
+        settings.append(f"student.model={_spread(bed, arm.spread)}")
     store = _store_settings(bed) if arm.stored else []
     more_text = text_settings(bed.texts, arm.reads)
     return load_config(
         bed.taught(arm, seed),
         [*settings, *store, *more_text, *arm.settings, *bed.more],
     )
+
+
+def _spread(bed: Setup, times: float) -> Path:
+    """The folder of the student with another ``initializer_range``, made where it is
+    missing: each run draws its weights from that."""
+    scale, model = zoo_parts(bed.tree([])["student"]["model"])
+    folder = bed.folder / "students" / f"spread-{times:g}"
+    if folder.is_dir():
+        return folder
+    origin = build_zoo([model], scale=scale)[model]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with made_folder(folder) as fresh:
+        for file in origin.glob("*.json*"):
+            shutil.copy(file, fresh)
+        (fresh / MANIFEST).unlink()  # it is no model of the zoo any more
+        config = AutoConfig.from_pretrained(origin)
+        config.initializer_range *= times
+        AutoModelForCausalLM.from_config(config).save_pretrained(fresh)
+    return folder
 
 
 def adapt_teacher(bed: Setup, teacher: str) -> None:
@@ -195,7 +221,8 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
     Writes :meth:`Setup.result`: ``bits`` (domain -> bits and characters of every
     held-out text, in the order of the texts' names), ``leads`` (domain -> teacher ->
     share of the tokens on which it had the largest weight, towards the end of the last
-    routed phase), ``cpu_s`` (processor seconds) and what was trained.
+    routed phase), ``cpu_s`` (processor seconds), ``peak_bytes`` (the most memory that
+    the process held meanwhile) and what was trained.
 
     Args:
         bed: what all arms share.
@@ -205,6 +232,7 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
     from experiments.run.driver import run_training
 
     config = config_of(bed, arm, seed)
+    resident()  # the process may have trained a larger one
     before = time.process_time()
     run = run_training(config)
     result = {
@@ -212,6 +240,7 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
         "seed": seed,
         "steps": arm.steps(bed.steps),
         "cpu_s": round(time.process_time() - before, 1),
+        "peak_bytes": highest(),
         "leads": _leads(run) if arm.routed else {},
         "bits": bits_by_text(config, run / "student"),
     }

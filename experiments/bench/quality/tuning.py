@@ -19,6 +19,8 @@ DECAYS = (0.1, 0.3, 1.0)
 """Weight decays beside 0.01."""
 ADAMW = (4e-3, 8e-3, 16e-3)
 """Learning rates where AdamW has the matrices, too."""
+SPREADS = (0.25, 0.5, 2.0, 4.0)
+"""Times the standard deviation of the first weights, 0.02."""
 _MORE: Mapping[str, tuple[str, str]] = {
     "tune-linear": ("train.lr_schedule=linear", "the rate falls to zero on a line"),
     "tune-constant": ("train.lr_schedule=constant", "the rate stays"),
@@ -42,6 +44,9 @@ def _tuned() -> Iterator[Arm]:
         yield arm(f"tune-decay-{decay:g}", f"a weight decay of {decay:g}", setting)
     for name, (setting, asks) in _MORE.items():
         yield arm(name, asks, setting)
+    for times in SPREADS:
+        asks = f"first weights spread {times:g} times as wide"
+        yield Arm(f"tune-spread-{times:g}", asks, teachers=(), spread=times)
     for rate in ADAMW:
         settings = ("train.optimizer=adamw", f"train.learning_rate={rate:g}")
         yield arm(f"tune-adamw-{rate:g}", f"AdamW alone, at {rate:g}", *settings)

@@ -11,6 +11,8 @@ from experiments.bench.quality.real.bed import GEMMA, MINILM, SMOLLM2
 
 DECAYS = (0.01, 0.1, 1.0)
 """Weight decays of the baseline beside a run's own."""
+WEIGHTS = (3, 10, 30)
+"""Weights of the decoders' outputs beside 1, tried of one and of both alike."""
 RESCORE = 30
 """Steps between two scorings of a curriculum; a pretrained teacher is dear to ask."""
 _PLAIN = (
@@ -48,6 +50,7 @@ def _pupil(name: str, asks: str, *teachers: str, settings: tuple[str, ...] = ())
         settings=(*_PLAIN, part, _FIXED, *settings),
         teachers=teachers,
         phases=(_PHASE,),
+        outputs_stored=True,  # the first of its bed's TOP_K
     )
 
 
@@ -79,3 +82,8 @@ def _tuned() -> Iterator[Arm]:
         settings = (f"train.weight_decay={decay:g}",)
         asks = f"the baseline under a weight decay of {decay:g}"
         yield _alone(f"ce-decay-{decay:g}", asks, *settings)
+    for name, teachers in {SMOLLM2: (SMOLLM2,), "pair": (SMOLLM2, GEMMA)}.items():
+        for weight in WEIGHTS:
+            heavier = (f"phase.all.output.projected_kl={weight}",)
+            asks = f"outputs of {' and '.join(teachers)} {weight} times as heavy"
+            yield _pupil(f"{name}-{weight}", asks, *teachers, settings=heavier)
