@@ -44,6 +44,7 @@ def main() -> int:
     """Train what is missing, then print and draw what there is."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from align.errors import InputError
     from experiments.bench.quality.arms import chosen
     from experiments.bench.quality.jobs import work_through
 
@@ -78,6 +79,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     for bed in beds:
         _show(bed, arms, options.seeds, options.picture if len(beds) == 1 else None)
     _show_curves(beds, arms, options.seeds)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
+from align.errors import InputError
 from experiments.bench.quality.arm import Arm
 from experiments.bench.quality.matching.texts import make_text
 from experiments.bench.quality.train import (
@@ -25,6 +26,7 @@ from experiments.bench.quality.train import (
     adapt_teacher,
     store_teacher,
     train_arm,
+    trained_otherwise,
 )
 from experiments.record.progress import Progress
 
@@ -66,7 +68,12 @@ def work_through(
 
     Returns:
         What failed: name -> the error and where its log is.
+
+    Raises:
+        InputError: an arm was trained under other settings, which the table would
+            compare with this one's.
     """
+    _check_alike(bed, arms, seeds)
     names = dict.fromkeys(t for arm in arms if arm.stored for t in arm.teachers)
     adapting = [
         Task(f"adapt {name}", adapt_teacher, (bed, name), bed.adapting(name))
@@ -111,6 +118,19 @@ def work_through(
             pool.shutdown(cancel_futures=True)
             raise
     return failed
+
+
+def _check_alike(bed: Setup, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+    for arm in arms:
+        for seed in seeds:
+            result = bed.result(arm.name, seed)
+            changed = trained_otherwise(bed, arm, seed) if result.is_file() else []
+            if changed:
+                shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+                raise InputError(
+                    f"{result} was trained under other settings: {shown}. Give another "
+                    f"--out, the settings it had, or delete {result.parent}"
+                )
 
 
 def _training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,14 +20,21 @@ from experiments.adapt.adapt import adapt
 from experiments.adapt.plan import Request
 from experiments.bench.quality.arm import ADAPTED, Arm
 from experiments.bench.quality.matching.texts import text_settings
-from experiments.config.tree import Config, load_config
+from experiments.config.tree import (
+    Config,
+    config_text,
+    load_config,
+    load_kept_config,
+)
 from experiments.config.zoo_names import build_zoo_models
 from experiments.record.history import write_json
+from experiments.run.lineage import differing_fields
 from teacher.names import zoo_parts
 from teacher.zoo.build import MANIFEST, build_zoo
 
 STORE = "kv"
 """Folder of the teachers' stores, beside the arms'."""
+_FOLDERS = re.compile(r"/\S*/")
 SETTLED = 0.75
 """Share of a phase after which its router is looked at."""
 
@@ -138,6 +146,22 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
         bed.taught(arm, seed),
         [*settings, *store, *more_text, *arm.settings, *bed.more],
     )
+
+
+def trained_otherwise(bed: Setup, arm: Arm, seed: int) -> list[str]:
+    """What an arm's finished run was trained with and would not be now.
+
+    Returns:
+        Rows as ``train.steps: stored 40, config 60``; folders may have moved.
+    """
+    kept = bed.folder / arm.name / f"seed-{seed}" / "config.yaml"
+    if not kept.is_file():
+        return []
+    texts = (
+        config_text(c) for c in (load_kept_config(kept), config_of(bed, arm, seed))
+    )
+    before, now = (yaml.safe_load(_FOLDERS.sub("", text)) for text in texts)
+    return differing_fields(before | {"run": {}}, now | {"run": {}})
 
 
 def _spread(bed: Setup, times: float) -> Path:

@@ -15,8 +15,8 @@ MATRICES = (0.01, 0.04)
 """Muon's learning rates beside the baseline's 0.02."""
 REST = (2e-3, 8e-3)
 """AdamW's, of embeddings, head and vectors, beside 4e-3."""
-DECAYS = (0.1, 0.3, 1.0)
-"""Weight decays beside 0.01."""
+DECAYS = (0.01, 0.1, 1.0)
+"""Weight decays beside 0.3."""
 ADAMW = (4e-3, 8e-3, 16e-3)
 """Learning rates where AdamW has the matrices, too."""
 SPREADS = (0.25, 0.5, 2.0, 4.0)

@@ -6,7 +6,13 @@ from multiprocessing import get_context
 
 import pytest
 
-from experiments.bench.quality.jobs import _warm
+from align.errors import InputError
+from experiments.bench.quality.arms import ARMS
+from experiments.bench.quality.jobs import _warm, work_through
+from experiments.bench.quality.train import Setup, config_of
+from experiments.config.packaged import config_path
+from experiments.config.tree import save_config
+from experiments.record.history import write_json
 
 
 def work(words):
@@ -14,6 +20,26 @@ def work(words):
     with ProcessPoolExecutor(1, get_context("spawn"), _warm) as pool:
         print("worker", pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600).result()
+
+
+def test_what_was_trained_under_other_settings_is_not_compared(tmp_path):
+    """It would be the baseline of arms that differ from it in more than teachers."""
+    base, arm = config_path("quality_zoo"), ARMS["ce"]
+
+    def bed(*settings):
+        return Setup(base, tmp_path, 300, settings)
+
+    light = bed("train.weight_decay=0.01")
+    run = tmp_path / "ce" / "seed-0"
+    run.mkdir(parents=True)
+    save_config(config_of(light, arm, 0), run / "config.yaml")
+    write_json(light.result("ce", 0), {"cpu_s": 1.0})
+
+    assert work_through(light, [arm], [0], 1) == {}
+    with pytest.raises(
+        InputError, match=r"weight_decay: stored 0.01, config 0.3.*--out"
+    ):
+        work_through(bed(), [arm], [0], 1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Everything that the evidence page tells, measured again by one command."""

@@ -1,0 +1,94 @@
+"""A page is measured within a budget, once, and what is left is said."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from experiments.bench.evidence import __main__ as bench
+
+PAGE = """# Evidence
+
+## Adds
+
+```bash
+python -c "print('first', open('a.yaml').read())"
+```
+
+```yaml
+# a.yaml
+x: 1
+```
+
+## Fails
+
+```bash
+python -c "raise SystemExit(3)"
+python -c "print('after')"
+```
+
+## Waits
+
+```bash
+pip --version
+python -c "print(1)" --texts x=none.txt
+```
+"""
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE, encoding="utf-8")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        given = ["--page", str(page), "--folder", str(tmp_path / "out"), *words]
+        monkeypatch.setattr(sys, "argv", ["evidence", *given])
+        status = bench.main()
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_every_command_is_run_once_in_the_folder_and_a_failed_one_again(
+    measure, tmp_path
+):
+    status, out, err = measure()
+
+    assert status == 1
+    assert "ended with 3" in err
+    assert "first x: 1" in (tmp_path / "out/logs/adds.txt").read_text().replace(
+        "# a.yaml\n", ""
+    )
+    assert "1 of 1" in out and "1 of 2" in out and "0 of 2" in out
+    _, again, _ = measure()
+    assert "print('first'" not in again
+    assert "SystemExit(3)" in again
+    log = (tmp_path / "out/logs/fails.txt").read_text()
+    assert log.count("$ python -c \"print('after')\"") == 1
+
+
+def test_what_a_command_lacks_is_said(measure, tmp_path):
+    _, out, _ = measure("--only", "waits")
+
+    assert "give --fetch" in out
+    _, fetched, _ = measure("--only", "waits", "--fetch")
+    assert "1 of 2" in fetched and "none.txt" in fetched
+    (tmp_path / "out" / "none.txt").touch()
+    _, whole, _ = measure("--only", "waits", "--fetch")
+    assert "2 of 2" in whole
+
+
+def test_nothing_is_begun_without_budget_nor_where_it_is_only_listed(measure, tmp_path):
+    assert measure("--budget", "0")[0] == 0
+    assert not (tmp_path / "out" / "logs").exists()
+    assert measure("--list")[0] == 0
+    assert not (tmp_path / "out" / "logs").exists()
+
+
+def test_an_unknown_section_and_a_missing_page_are_said(measure, tmp_path):
+    status, _, err = measure("--only", "fourth")
+    assert status == 2 and "no section has 'fourth'" in err
+    status, _, err = measure("--page", str(tmp_path / "no.md"))
+    assert status == 2 and "no.md" in err
