@@ -7,11 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from align.foreign.quote import say, visible
 from experiments.record.course import Course, Leg, duration
 from experiments.record.stop import RunStopped
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
 
 T = TypeVar("T")
 
@@ -158,6 +162,16 @@ def _line(text: str) -> None:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Show]:
     from rich.console import Console
+
+    with bars_on(Console(stderr=True)) as bars:
+        task = bars.add_task(visible(title), total=total, said="")
+        yield lambda done, begun, said: bars.update(
+            task, completed=done, said=said and f", {said}"
+        )
+
+
+def bars_on(console: Console) -> Bars:
+    """Bars over the whole width; where that is short, what is said last is cut."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -165,19 +179,18 @@ def _bar(title: str, total: int) -> Iterator[Show]:
         TimeRemainingColumn,
     )
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
-    columns = (
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    return Bars(
         TextColumn("{task.description:<20}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("left{task.fields[said]}", markup=False),
+        TextColumn("left{task.fields[said]}", markup=False, table_column=rest),
+        console=console,
+        expand=True,
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(visible(title), total=total, said="")
-        yield lambda done, begun, said: bars.update(
-            task, completed=done, said=said and f", {said}"
-        )
 
 
 def _lines(title: str, total: int) -> Show:

@@ -13,6 +13,7 @@ from align.foreign.quote import say
 from align.text.documents import TextSample
 from experiments.assemble.data import Encoder
 from experiments.record.run_dir import MAIN
+from experiments.routing_room.foretold import texts_by_domain
 from experiments.routing_room.read import room_by_domain
 from experiments.routing_room.words import gain_warnings
 from experiments.run.context import RunContext
@@ -94,9 +95,11 @@ def tell_routing_room(run: RunContext) -> dict[str, Any]:
     if len(teachers) < 2:
         return {}
 
+    domains = iter(texts_by_domain(run.data.eval))
+
     def shown(starts: Iterable[int]) -> Iterable[int]:
-        every = list(starts)
-        return run.progress.over(every, "what routing could gain", len(every))
+        every, title = list(starts), f"what routing could gain in {next(domains)}"
+        return run.progress.over(every, title, len(every))
 
     try:
         others = run.models.live.keys() - run.models.standing.keys()

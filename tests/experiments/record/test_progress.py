@@ -1,8 +1,10 @@
-"""What is shown of long work where there is no terminal."""
+"""What is shown of long work, on a narrow terminal and where there is none."""
 
+import io
 import threading
 
 import pytest
+from rich.console import Console
 
 from experiments.record import progress
 from experiments.record.course import Course
@@ -115,3 +117,17 @@ def test_short_work_and_other_processes_are_quiet(heard, monkeypatch):
     with waiting("loading"):
         pass
     assert lines == []
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_cuts_what_is_said_last_and_no_number(width):
+    console = Console(width=width, file=io.StringIO())
+    bars = progress.bars_on(console)
+    said = ", loss 4.512, gradient 12.3, 3 min 20 s of the whole run left (31 %)"
+    bars.update(bars.add_task("5-z_space", total=18, said=said), completed=5)
+
+    console.print(bars.get_renderable())
+
+    (line,) = console.file.getvalue().rstrip().splitlines()
+    assert line.startswith("5-z_space") and " 5/18 " in line and "left, loss" in line
+    assert len(line) <= width
