@@ -286,7 +286,7 @@ def _show(bed: Any, arms: list[Any], seeds: list[int], picture: Path | None) -> 
     outcomes = [of.read_outcome(bed, arm, seeds) for arm in whole]
     baseline = outcomes[0]
     heads = ["arm", "seeds", *baseline.domains, "mean"]
-    heads += ["against ce, %", "best single, %", "cost"]
+    heads += ["against ce, %", "best single, %", "cost", "memory"]
     title = f"{bed.folder.name}: held-out bits per character"
     print_table(title, heads, of.table(outcomes, baseline), numbers_from=1)
     if len(outcomes) > 1:

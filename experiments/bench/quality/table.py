@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from experiments.bench.quality.arm import Arm
 from experiments.bench.quality.train import Setup
 from experiments.report.plotting import COLOURS, grid
+from teacher.packages.cached import size_in_words
 
 DRAWS = 2000
 """Bootstrap resamples behind every interval."""
@@ -35,6 +36,9 @@ class Outcome:
     leads: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Domain -> teacher -> share of tokens on which it had the largest weight, the mean
     over seeds; empty where nothing is learned about it."""
+    _: KW_ONLY
+    peak: float = 0.0
+    """Bytes that a run's process held at most, the median of the seeds; 0: unknown."""
 
     def mean(self) -> dict[str, float]:
         """Bits per character by domain, averaged over seeds."""
@@ -92,7 +96,8 @@ def best_single(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
-    """Rows of name, seeds, bits per character by domain and mean, differences, cost."""
+    """Rows of name, seeds, bits per character by domain and mean, differences, cost,
+    memory."""
     rows, best = [], best_single(outcomes)
     for outcome in outcomes:
         mean = outcome.mean()
@@ -106,6 +111,7 @@ def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
                 delta, low, high = difference(outcome, other, None)
                 row.append(f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]")
         row.append(f"{outcome.cost / baseline.cost:.1f}")
+        row.append(size_in_words(int(outcome.peak)) if outcome.peak else "")
         rows.append(row)
     return rows
 
@@ -136,9 +142,9 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     cost += sum(_read(bed.making(text))["cpu_s"] for text in arm.reads)
     if arm.stored:
         cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
-    return Outcome(
-        arm, runs, cost, _mean_leads([result["leads"] for result in results])
-    )
+    leads = _mean_leads([result["leads"] for result in results])
+    peak = float(np.median([result.get("peak_bytes", 0) for result in results]))
+    return Outcome(arm, runs, cost, leads, peak=peak)
 
 
 def adapting_table(bed: Setup, arms: Sequence[Arm]) -> list[list[str]]:

@@ -10,7 +10,7 @@ from experiments.bench.quality.disjoint.arms import NO_KV
 PLUGIN = "plugins=[experiments.bench.quality.peers.terms]"
 TEACHER = "qwen-code"
 """The zoo's best single teacher of outputs, whose vocabulary is not the student's."""
-SHARES = (0.3, 1, 3, 10)
+SHARES = (0.1, 0.3, 1, 3, 10, 30, 100)
 """Weights that are tried of every peer's term beside the next token's, and of ours."""
 _FIXED = ("phase.all.fuse.fusion_method=fixed",)
 

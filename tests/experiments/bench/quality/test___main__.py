@@ -1,3 +1,4 @@
+from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
@@ -63,16 +64,16 @@ def test_noise_widens_the_interval_around_no_difference():
 
 
 @pytest.mark.slow
-def test_the_table_gives_bits_difference_and_cost(tmp_path):
+def test_the_table_gives_bits_difference_cost_and_memory(tmp_path):
     base, better = outcome(CE_ONLY, 1.0), outcome("fixed", 0.9)
+    better = replace(better, peak=1.24e9)
     single = outcome("qwen-code", 0.95)
     first, second, third = table([base, better, single], base)
-    assert first[0] == CE_ONLY and first[-3:] == ["", "", "1.0"]
-    assert second[:2] == ["fixed", "3"] and second[-3].startswith("-5.0 [")
-    assert second[-2].startswith(
-        "-2.6 ["
-    )  # 0.05 of prose's 0.95, of both domains' 1.95
-    assert third[-3].startswith("-2.5 [") and third[-2] == ""
+    assert first[0] == CE_ONLY and first[-4:] == ["", "", "1.0", ""]
+    assert second[:2] == ["fixed", "3"] and second[-4].startswith("-5.0 [")
+    # 0.05 of prose's 0.95, of both domains' 1.95
+    assert second[-3].startswith("-2.6 [") and second[-1] == "1.2 GB"
+    assert third[-4].startswith("-2.5 [") and third[-3] == ""
     draw([base, better], base, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").stat().st_size > 5000
 
