@@ -11,7 +11,7 @@ from experiments.bench.quality.real.bed import GEMMA, MINILM, SMOLLM2
 
 DECAYS = (0.01, 0.1, 1.0)
 """Weight decays of the baseline beside a run's own."""
-WEIGHTS = (3, 10, 30)
+WEIGHTS = (0.3, 3, 10)
 """Weights of the decoders' outputs beside 1, tried of one and of both alike."""
 RESCORE = 30
 """Steps between two scorings of a curriculum; a pretrained teacher is dear to ask."""
@@ -85,5 +85,5 @@ def _tuned() -> Iterator[Arm]:
     for name, teachers in {SMOLLM2: (SMOLLM2,), "pair": (SMOLLM2, GEMMA)}.items():
         for weight in WEIGHTS:
             heavier = (f"phase.all.output.projected_kl={weight}",)
-            asks = f"outputs of {' and '.join(teachers)} {weight} times as heavy"
-            yield _pupil(f"{name}-{weight}", asks, *teachers, settings=heavier)
+            asks = f"outputs of {' and '.join(teachers)}, {weight:g} times as heavy"
+            yield _pupil(f"{name}-{weight:g}", asks, *teachers, settings=heavier)
