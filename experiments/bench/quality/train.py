@@ -152,7 +152,8 @@ def trained_otherwise(bed: Setup, arm: Arm, seed: int) -> list[str]:
     """What an arm's finished run was trained with and would not be now.
 
     Returns:
-        Rows as ``train.steps: stored 40, config 60``; folders may have moved.
+        Rows as ``train.steps: stored 40, config 60``. Folders may have moved, and what
+        is ``auto`` now was what the machine made of it.
     """
     kept = bed.folder / arm.name / f"seed-{seed}" / "config.yaml"
     if not kept.is_file():
@@ -161,7 +162,8 @@ def trained_otherwise(bed: Setup, arm: Arm, seed: int) -> list[str]:
         config_text(c) for c in (load_kept_config(kept), config_of(bed, arm, seed))
     )
     before, now = (yaml.safe_load(_FOLDERS.sub("", text)) for text in texts)
-    return differing_fields(before | {"run": {}}, now | {"run": {}})
+    rows = differing_fields(before | {"run": {}}, now | {"run": {}})
+    return [row for row in rows if not row.endswith("config 'auto'")]
 
 
 def _spread(bed: Setup, times: float) -> Path:

@@ -29,13 +29,16 @@ def test_what_was_trained_under_other_settings_is_not_compared(tmp_path):
     def bed(*settings):
         return Setup(base, tmp_path, 300, settings)
 
-    light = bed("train.weight_decay=0.01")
+    light = bed("train.weight_decay=0.01", "train.bf16=true")
     run = tmp_path / "ce" / "seed-0"
     run.mkdir(parents=True)
     save_config(config_of(light, arm, 0), run / "config.yaml")
     write_json(light.result("ce", 0), {"cpu_s": 1.0})
 
-    assert work_through(light, [arm], [0], 1) == {}
+    # What a run keeps of ``auto`` is what it came to.
+    kept = bed("train.weight_decay=0.01", "train.bf16=auto")
+    for same in (light, kept):
+        assert work_through(same, [arm], [0], 1) == {}
     with pytest.raises(
         InputError, match=r"weight_decay: stored 0.01, config 0.3.*--out"
     ):
