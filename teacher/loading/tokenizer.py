@@ -8,6 +8,7 @@ from typing import Any
 
 from align.errors import InputError, MissingFileError
 from align.tokens.placed import special_ids
+from teacher.loading.model_files import not_found, weights_folder
 from teacher.loading.trial import try_file, try_text
 
 _ADVICE = "copy its tokenizer.json and tokenizer_config.json there"
@@ -130,6 +131,8 @@ def _by_class(name: str, source: str, hub: dict[str, Any], filed: bool) -> Any:
     except Exception as error:  # each class fails in its own way
         if filed:
             return None
+        if weights_folder(source) is None:
+            raise not_found(name, source, error) from error
         missing = isinstance(error, OSError | ValueError)
         raise (MissingFileError if missing else InputError)(
             f"model {name!r}: no usable tokenizer in {source}: {_line(error)}; "

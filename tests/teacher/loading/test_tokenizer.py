@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from align.errors import MissingFileError
 from teacher.loading.tokenizer import largest_id, load_tokenizer
 from teacher.zoo.recipes import TokenizerRecipe
 from teacher.zoo.tokenizers import train_tokenizer
@@ -193,3 +194,14 @@ def test_a_folder_without_the_file_is_one_line_too(tmp_path, class_name):
     message = str(caught.value)
     assert str(tmp_path) in message or "slow tokenizer" in message
     assert "\n" not in message
+
+
+def test_a_name_that_is_neither_a_folder_nor_at_the_hub_is_said_to_be_that(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    with pytest.raises(MissingFileError) as caught:
+        load_tokenizer("nowhere", "nowhere", {})
+
+    said = str(caught.value)
+    assert said.startswith("model 'nowhere' was not found: looked for the folder ")
+    assert "huggingface.co" not in said
