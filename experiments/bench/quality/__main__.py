@@ -14,30 +14,19 @@ specialists, a picture holds what a router could gain against what its students 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-SIZES = {
-    "small": ("quality", 600),
-    "zoo": ("quality_zoo", 300),
-    "disjoint": ("", 120),
-    "same": ("", 150),
-    "real": ("", 60),
-}
-"""Config and optimiser steps of each size."""
-DISJOINT, SAME = "disjoint", "same"
-REAL = "real"
-"""Sizes whose texts, models and config are made where they are missing; the last one's
-teachers are pretrained, and fetched by ``mtkd models fetch``."""
-TEXTS = 480
-"""Of the student, where teachers are pretrained."""
-ADAPTING_STEPS = 150
-"""Of a teacher that is given the student's vocabulary."""
-TEACHER_STEPS = 150
-"""Of each teacher of ``disjoint``."""
+from experiments.bench.quality.options import (
+    ADAPTING_STEPS,
+    DISJOINT,
+    REAL,
+    SAME,
+    SIZES,
+    parser,
+)
 
 
 def main() -> int:
@@ -48,8 +37,8 @@ def main() -> int:
     from experiments.bench.quality.arms import chosen
     from experiments.bench.quality.jobs import work_through
 
-    parser = _parser()
-    options = parser.parse_args()
+    command_line = parser()
+    options = command_line.parse_args()
     options.texts = dict(options.texts)
     groups = _groups(options, Path())  # for their names: nothing is made yet
     known = {arm.name: arm for arm in groups["all"]}
@@ -63,13 +52,15 @@ def main() -> int:
     for name in wanted:
         if name not in groups and name not in known:
             valid = ", ".join([*groups, *known])
-            parser.error(f"--arms {name!r} is unknown; give one of {valid}")
+            command_line.error(f"--arms {name!r} is unknown; give one of {valid}")
     base, name = _base(options)
     beds = _beds(options, base, name)
     arms = chosen(wanted, _groups(options, base))
     for arm in arms:
         if unknown := beds[0].unknown(arm):
-            parser.error(f"--size {options.size} has no {unknown} for arm {arm.name}")
+            command_line.error(
+                f"--size {options.size} has no {unknown} for arm {arm.name}"
+            )
     failed: dict[str, str] = {}
     try:
         for bed in beds:
@@ -159,104 +150,6 @@ def _groups(options: argparse.Namespace, base: Path) -> Any:
     else:
         return GROUPS
     return groups | {"all": tuple(arm for arms in groups.values() for arm in arms)}
-
-
-def _text_of(given: str) -> tuple[str, Path]:
-    domain, equals, path = given.partition("=")
-    if not (domain and equals and path):
-        raise argparse.ArgumentTypeError(f"{given!r} is not DOMAIN=PATH")
-    return domain, Path(path)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="experiments.bench.quality",
-        description="Measure what teachers are worth to a student.",
-    )
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument(
-        "--arms",
-        nargs="+",
-        metavar="ARM",
-        help="arms, or groups: core (default), phases, questions, adapted, inside, "
-        "carried, agglomerative, peers, past, tuned, matching, all; of --size "
-        "disjoint: weighed (default), tuned, selected, ordered, heard, all; of --size "
-        "real: real (default), tuned, selected, ordered, all; see --list",
-    )
-    parser.add_argument("--list", action="store_true", help="say what the arms are")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--steps",
-        nargs="+",
-        type=_positive,
-        default=[],
-        help="in place of the size's own; several give curves",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=_positive,
-        default=os.cpu_count() or 1,
-        help="runs at once, on one thread each (one for each core)",
-    )
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=math.inf,
-        metavar="MINUTES",
-        help="of the processor, for each of --steps, after which nothing more is "
-        "begun; the same command goes on",
-    )
-    parser.add_argument(
-        "--texts",
-        nargs="+",
-        type=_text_of,
-        default=[],
-        metavar="DOMAIN=PATH",
-        help="of --size disjoint: text beside the embedded domains, or in their place",
-    )
-    parser.add_argument(
-        "--domains",
-        nargs="+",
-        default=[],
-        metavar="DOMAIN",
-        help="of --size disjoint: those that take part (all)",
-    )
-    parser.add_argument(
-        "--teacher-steps",
-        type=_positive,
-        default=TEACHER_STEPS,
-        help=f"of --size disjoint: of every teacher ({TEACHER_STEPS})",
-    )
-    parser.add_argument(
-        "--adapting-steps",
-        type=_positive,
-        default=ADAPTING_STEPS,
-        help="of --size zoo: of a teacher that is given the student's vocabulary "
-        f"({ADAPTING_STEPS})",
-    )
-    parser.add_argument(
-        "--text-count",
-        type=_positive,
-        default=TEXTS,
-        help=f"of --size real: texts that the student reads ({TEXTS})",
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--picture", type=Path, help="PNG; default: OUT/…/quality.png")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings for all arms; give another --out with them",
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
 
 
 def _show_curves(beds: list[Any], arms: list[Any], seeds: list[int]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from experiments.bench.quality.agglomerative import AGGLOMERATIVE
 from experiments.bench.quality.arm import (
     ADAPTED,
     CE_ONLY,
@@ -15,13 +14,14 @@ from experiments.bench.quality.arm import (
     TWIN,
     Arm,
 )
-from experiments.bench.quality.carried import CARRIED
-from experiments.bench.quality.inside import INSIDE
-from experiments.bench.quality.inside import TEACHER as _ASKED
 from experiments.bench.quality.matching.arms import MATCHING
 from experiments.bench.quality.past.arms import PAST
 from experiments.bench.quality.peers.arms import PEERS
-from experiments.bench.quality.tuning import TUNED
+from experiments.bench.quality.zoo.agglomerative import AGGLOMERATIVE
+from experiments.bench.quality.zoo.carried import CARRIED
+from experiments.bench.quality.zoo.inside import INSIDE
+from experiments.bench.quality.zoo.inside import TEACHER as _ASKED
+from experiments.bench.quality.zoo.tuning import TUNED
 
 _Set = tuple[str, ...]
 

@@ -11,6 +11,7 @@ import pytest
 from align.errors import InputError
 from experiments.bench.evidence.__main__ import PAGE
 from experiments.bench.evidence.page import Command, chosen, read_page
+from experiments.bench.quality.options import parser
 
 MADE_UP = """# Evidence
 
@@ -104,15 +105,13 @@ def test_sections_are_chosen_by_words_of_their_titles(page):
 
 
 def test_commands_of_the_page_can_be_started():
-    from experiments.bench.quality.__main__ import _parser
-
     sections, files = read_page(PAGE)
     commands = [command for section in sections for command in section.commands]
     assert len(commands) > 40
     for command in commands:
         words = command.argv(Path())
         if command.resumes_by_budget:
-            _parser().parse_args(words[3:])
+            parser().parse_args(words[3:])
         elif words[1] == "-m":
             assert importlib.util.find_spec(words[2]), command.text
         configs = [word for word in words[3:] if word.endswith(".yaml")]

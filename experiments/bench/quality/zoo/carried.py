@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.bench.quality.agglomerative import PLAIN_OFF, terms
 from experiments.bench.quality.arm import Arm
-from experiments.bench.quality.inside import OUT, TEACHER
+from experiments.bench.quality.zoo.agglomerative import PLAIN_OFF, terms
+from experiments.bench.quality.zoo.inside import OUT, TEACHER
 
 WEIGHTS = (1, 4, 8)
 """What keys, and values, weigh beside the 2 of the config of the size ``zoo``."""

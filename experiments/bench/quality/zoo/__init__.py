@@ -1,0 +1,1 @@
+"""Arms of the zoo's testbed, a file for each question."""
