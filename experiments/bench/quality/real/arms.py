@@ -13,6 +13,8 @@ DECAYS = (0.01, 0.1, 1.0)
 """Weight decays of the baseline beside a run's own."""
 WEIGHTS = (0.3, 3, 10)
 """Weights of the decoders' outputs beside 1, tried of one and of both alike."""
+KV_WEIGHTS = (1, 4, 8)
+"""And of keys, and of values, beside 2."""
 RESCORE = 30
 """Steps between two scorings of a curriculum; a pretrained teacher is dear to ask."""
 _PLAIN = (
@@ -68,6 +70,10 @@ def _taught() -> Iterator[Arm]:
     yield _pupil("three", "all three, equal weights", *pair, MINILM)
     for name in pair:
         yield _pupil(f"{name}-out", "its outputs alone", name, settings=NO_KV)
+    asks = "its keys and values alone"
+    yield _pupil(f"{SMOLLM2}-kv", asks, SMOLLM2, settings=_NO_OUTPUTS)
+    asks = "both decoders' keys and values alone"
+    yield _pupil("pair-kv", asks, *pair, settings=_NO_OUTPUTS)
     yield _pupil("pair-out", "both decoders' outputs alone", *pair, settings=NO_KV)
     yield _pupil(
         "pair-prequential",
@@ -87,3 +93,9 @@ def _tuned() -> Iterator[Arm]:
             heavier = (f"phase.all.output.projected_kl={weight}",)
             asks = f"outputs of {' and '.join(teachers)}, {weight:g} times as heavy"
             yield _pupil(f"{name}-{weight:g}", asks, *teachers, settings=heavier)
+        for weight in KV_WEIGHTS:
+            heavier = tuple(
+                f"phase.all.loss.lambda_{side}={weight}" for side in ("k", "v")
+            )
+            asks = f"keys and values of {' and '.join(teachers)}, a weight of {weight}"
+            yield _pupil(f"{name}-kv-{weight}", asks, *teachers, settings=heavier)
