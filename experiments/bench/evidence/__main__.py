@@ -68,14 +68,18 @@ class Bench:
         with log.open("a", encoding="utf-8") as out:
             out.write(f"$ {command.text}\n")
             out.flush()
-            status = subprocess.run(
+            process = subprocess.Popen(
                 argv,
                 cwd=self.folder,
                 env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)},
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
+            )
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:  # it has heard of it, too, and saves
+                process.wait()
+                raise
         return status, _children_seconds() - before
 
 

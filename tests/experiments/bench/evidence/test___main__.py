@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
 from experiments.bench.evidence import __main__ as bench
 
+SAVES = """
+import pathlib, time
+try:
+    pathlib.Path("begun").touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    pathlib.Path("saved").touch()
+    raise
+"""
+"""Needs a second to save when it is stopped."""
 PAGE = """# Evidence
 
 ## Adds
@@ -92,3 +107,24 @@ def test_an_unknown_section_and_a_missing_page_are_said(measure, tmp_path):
     assert status == 2 and "no section has 'fourth'" in err
     status, _, err = measure("--page", str(tmp_path / "no.md"))
     assert status == 2 and "no.md" in err
+
+
+def test_whoever_stops_it_waits_for_the_command_to_save(tmp_path):
+    page, folder = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("# E\n\n## S\n\n```bash\npython saves.py\n```\n")
+    folder.mkdir()
+    (folder / "saves.py").write_text(SAVES)
+    words = ["--page", str(page), "--folder", str(folder)]
+    module = "experiments.bench.evidence"
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words], start_new_session=True
+    )
+    while not (folder / "begun").is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    assert process.wait(60) == bench.STOPPED
+    assert (folder / "saved").is_file()
+    assert not (folder / bench.DONE).is_file()
