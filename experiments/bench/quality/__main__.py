@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.quality.options import (
-    ADAPTING_STEPS,
     DISJOINT,
+    HALF,
     REAL,
     SAME,
     SIZES,
@@ -105,16 +105,14 @@ def _beds(options: argparse.Namespace, base: Path, name: str) -> list[Any]:
     from experiments.bench.quality.train import Setup
 
     stores, adapted = options.out / f"{name}-teachers", options.adapting_steps
-    # Students of teachers that were adapted for so long are no others' results.
-    apart = "" if adapted == ADAPTING_STEPS else f"-adapted-{adapted}"
     return [
         Setup(
             base,
-            options.out / f"{name}-{length}{apart}",
+            options.out / f"{name}-{length}",
             length,
             tuple(options.set),
             stores=stores,
-            adapting_steps=adapted,
+            adapting_steps=length // 2 if adapted == HALF else int(adapted),
         )
         for length in options.steps or [SIZES[options.size][1]]
     ]

@@ -123,7 +123,7 @@ def work_through(
 def _check_alike(bed: Setup, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
     for arm in arms:
         for seed in seeds:
-            result = bed.result(arm.name, seed)
+            result = bed.result(arm, seed)
             changed = trained_otherwise(bed, arm, seed) if result.is_file() else []
             if changed:
                 shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
@@ -146,7 +146,7 @@ def _training(
                     f"{arm.name}, seed {seed}",
                     train_arm,
                     (bed, arm, seed),
-                    bed.result(arm.name, seed),
+                    bed.result(arm, seed),
                 )
                 for seed in seeds
                 for arm in arms

@@ -23,6 +23,8 @@ TEXTS = 480
 """Of the student, where teachers are pretrained."""
 ADAPTING_STEPS = 150
 """Of a teacher that is given the student's vocabulary."""
+HALF = "half"
+"""As many as half of the student's."""
 TEACHER_STEPS = 150
 """Of each teacher of ``disjoint``."""
 
@@ -104,10 +106,11 @@ def _add_of_one_size(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--adapting-steps",
-        type=_positive,
+        type=_steps_or_half,
         default=ADAPTING_STEPS,
-        help="of --size zoo: of a teacher that is given the student's vocabulary "
-        f"({ADAPTING_STEPS})",
+        metavar="STEPS",
+        help="of --size zoo: of a teacher that is given the student's vocabulary, or "
+        f"{HALF}, for half of the student's ({ADAPTING_STEPS})",
     )
     made.add_argument(
         "--text-count",
@@ -129,3 +132,7 @@ def _text_of(given: str) -> tuple[str, Path]:
     if not (domain and equals and path):
         raise argparse.ArgumentTypeError(f"{given!r} is not DOMAIN=PATH")
     return domain, Path(path)
+
+
+def _steps_or_half(text: str) -> int | str:
+    return HALF if text == HALF else _positive(text)

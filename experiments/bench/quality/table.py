@@ -118,7 +118,7 @@ def table(outcomes: Sequence[Outcome], baseline: Outcome) -> list[list[str]]:
 
 def is_whole(bed: Setup, arm: Arm, seeds: Sequence[int]) -> bool:
     """Whether all that :func:`read_outcome` reads is there."""
-    files = [bed.result(arm.name, seed) for seed in seeds]
+    files = [bed.result(arm, seed) for seed in seeds]
     files += [bed.adapting(name) for name in arm.adapted]
     files += [bed.making(text) for text in arm.reads]
     if arm.stored:
@@ -132,7 +132,7 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     Raises:
         FileNotFoundError: a seed was not trained, see :func:`is_whole`.
     """
-    results = [_read(bed.result(arm.name, seed)) for seed in seeds]
+    results = [_read(bed.result(arm, seed)) for seed in seeds]
     runs = tuple(
         {domain: np.array(pairs) for domain, pairs in result["bits"].items()}
         for result in results

@@ -20,6 +20,7 @@ from experiments.adapt.adapt import adapt
 from experiments.adapt.plan import Request
 from experiments.bench.quality.arm import ADAPTED, Arm
 from experiments.bench.quality.matching.texts import text_settings
+from experiments.bench.quality.options import ADAPTING_STEPS
 from experiments.config.tree import (
     Config,
     config_text,
@@ -55,12 +56,18 @@ class Setup:
     stores: Path | None = None
     """Where stores, adapted teachers and texts are kept, if not in the folder: arms of
     other lengths read them."""
-    adapting_steps: int = 150
+    adapting_steps: int = ADAPTING_STEPS
     """That a teacher takes in the student's vocabulary, for arms of any length."""
 
-    def result(self, arm: str, seed: int) -> Path:
+    def runs(self, arm: Arm) -> Path:
+        """The folder of an arm's runs and results: pupils of a teacher that was adapted
+        for another time than usual are no others'."""
+        usual = not arm.adapted or self.adapting_steps == ADAPTING_STEPS
+        return self.folder / (arm.name + ("" if usual else f"-{self.adapting_steps}"))
+
+    def result(self, arm: Arm, seed: int) -> Path:
         """The file that says what came of an arm's seed."""
-        return self.folder / arm / f"{seed}.json"
+        return self.runs(arm) / f"{seed}.json"
 
     def reading(self, teacher: str) -> Path:
         """The file that says what storing a teacher took."""
@@ -130,7 +137,7 @@ def config_of(bed: Setup, arm: Arm, seed: int) -> Config:
         ConfigError: a setting cannot be used.
     """
     settings = [
-        f"run.dir={bed.folder / arm.name}",
+        f"run.dir={bed.runs(arm)}",
         f"run.name=seed-{seed}",
         f"run.seed={seed + arm.apart}",
         f"train.steps={arm.steps(bed.steps)}",
@@ -155,7 +162,7 @@ def trained_otherwise(bed: Setup, arm: Arm, seed: int) -> list[str]:
         Rows as ``train.steps: stored 40, config 60``. Folders may have moved, and what
         is ``auto`` now was what the machine made of it.
     """
-    kept = bed.folder / arm.name / f"seed-{seed}" / "config.yaml"
+    kept = bed.runs(arm) / f"seed-{seed}" / "config.yaml"
     if not kept.is_file():
         return []
     texts = (
@@ -200,7 +207,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         out=out,
         steps=bed.adapting_steps,
         overrides=[
-            f"run.dir={bed.folder / 'adapting'}",
+            f"run.dir={bed.folder / f'adapting-{bed.adapting_steps}'}",
             "train.threads=1",
             *(f"data.{key}={json.dumps(given)}" for key, given in tree["data"].items()),
             *(key for key in bed.more if key.startswith(("data.", "train.engine"))),
@@ -270,7 +277,7 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
         "leads": _leads(run) if arm.routed else {},
         "bits": bits_by_text(config, run / "student"),
     }
-    write_json(bed.result(arm.name, seed), result)
+    write_json(bed.result(arm, seed), result)
 
 
 def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:

@@ -94,8 +94,8 @@ def _tuned() -> Iterator[Arm]:
             asks = f"outputs of {' and '.join(teachers)}, {weight:g} times as heavy"
             yield _pupil(f"{name}-{weight:g}", asks, *teachers, settings=heavier)
         for weight in KV_WEIGHTS:
-            heavier = tuple(
+            weights = tuple(
                 f"phase.all.loss.lambda_{side}={weight}" for side in ("k", "v")
             )
             asks = f"keys and values of {' and '.join(teachers)}, a weight of {weight}"
-            yield _pupil(f"{name}-kv-{weight}", asks, *teachers, settings=heavier)
+            yield _pupil(f"{name}-kv-{weight}", asks, *teachers, settings=weights)

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from experiments.bench.quality import jobs
+from experiments.bench.quality.__main__ import _beds
 from experiments.bench.quality.arm import CE_ONLY, ENCODER, TEACHERS, Arm
 from experiments.bench.quality.arms import ARMS, GROUPS, chosen
 from experiments.bench.quality.jobs import work_through
+from experiments.bench.quality.options import parser
 from experiments.bench.quality.table import (
     Outcome,
     adapting_table,
@@ -141,10 +143,13 @@ def test_an_adapted_teacher_is_measured_and_its_cost_is_the_arm_s(tmp_path):
     head = ["teacher", "state", "code", "mean", "seconds"]
     assert adapting_table(bed, [ARMS[CE_ONLY], arm, arm]) == [head, *lines]
     result = {"bits": {"code": [[8.0, 4]]}, "cpu_s": 12.0, "leads": {}}
-    write_json(bed.result(arm.name, 0), result)
+    write_json(bed.result(arm, 0), result)
     assert read_outcome(bed, arm, [0]).cost == 42
     model = bed.tree([name])["teachers"][name]["model"]
     assert model == str(tmp_path / "adapted-150" / name)
+    longer = replace(bed, adapting_steps=600)
+    assert longer.runs(arm) == tmp_path / "qwen-code-adapted-600"
+    assert longer.runs(ARMS[CE_ONLY]) == bed.runs(ARMS[CE_ONLY])
 
 
 @pytest.fixture
@@ -191,9 +196,19 @@ def test_arms_train_once_from_stores_and_one_that_fails_stops_no_other(bed, capf
     assert all((costs > 0).all() for costs in two.runs[0].values())
     with pytest.raises(FileNotFoundError):
         read_outcome(bed, ROUTED, [4])
-    before = bed.result("two", 3).stat().st_mtime_ns
+    before = bed.result(ROUTED, 3).stat().st_mtime_ns
     assert work_through(bed, [ROUTED, ARMS[CE_ONLY]], [3], jobs=1) == {}
-    assert bed.result("two", 3).stat().st_mtime_ns == before
+    assert bed.result(ROUTED, 3).stat().st_mtime_ns == before
+
+
+def test_teachers_are_adapted_for_so_many_steps_or_half_of_the_student_s(tmp_path):
+    words = ["--size", "zoo", "--steps", "300", "1200", "--adapting-steps"]
+    base = config_path("quality_zoo")
+    for given, steps in (("150", [150, 150]), ("half", [150, 600])):
+        options = parser().parse_args([*words, given, "--out", str(tmp_path)])
+        beds = _beds(options, base, "zoo")
+        assert [bed.adapting_steps for bed in beds] == steps
+        assert [bed.folder.name for bed in beds] == ["zoo-300", "zoo-1200"]
 
 
 def test_with_no_budget_left_nothing_is_begun(bed):

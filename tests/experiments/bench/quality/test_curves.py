@@ -30,7 +30,7 @@ def beds(tmp_path):
             rows = [[10 * (bits - 0.2 * number), 10]]
             seconds = cost * 2**number * 8.0
             result = {"bits": {"code": rows}, "cpu_s": seconds, "leads": {}}
-            write_json(bed.result(name, 0), result)
+            write_json(bed.result(ARMS[name], 0), result)
     return beds
 
 

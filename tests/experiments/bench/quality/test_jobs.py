@@ -33,7 +33,7 @@ def test_what_was_trained_under_other_settings_is_not_compared(tmp_path):
     run = tmp_path / "ce" / "seed-0"
     run.mkdir(parents=True)
     save_config(config_of(light, arm, 0), run / "config.yaml")
-    write_json(light.result("ce", 0), {"cpu_s": 1.0})
+    write_json(light.result(arm, 0), {"cpu_s": 1.0})
 
     # What a run keeps of ``auto`` is what it came to.
     kept = bed("train.weight_decay=0.01", "train.bf16=auto")

@@ -57,7 +57,7 @@ def test_what_was_written_is_paid_by_its_arm_and_is_no_text_without_a_teacher(be
     write_json(bed.making(of.UNLABELLED), {"cpu_s": 0.0})
     result = {"bits": {"code": [[8.0, 4]]}, "cpu_s": 12.0, "leads": {}}
     for arm in (plain, more, written):
-        write_json(bed.result(arm.name, 0), result)
+        write_json(bed.result(arm, 0), result)
     costs = [read_outcome(bed, arm, [0]).cost for arm in (plain, more, written)]
     assert costs == [12, 12, 112]
     assert list(curves_of([bed], [plain, more], [0])) == [CE_ONLY, "ce-unlabelled"]
