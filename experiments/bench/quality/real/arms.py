@@ -72,6 +72,10 @@ def _taught() -> Iterator[Arm]:
         yield _pupil(f"{name}-out", "its outputs alone", name, settings=NO_KV)
     asks = "its keys and values alone"
     yield _pupil(f"{SMOLLM2}-kv", asks, SMOLLM2, settings=_NO_OUTPUTS)
+    for side, other in (("keys", "v"), ("values", "k")):
+        without = (f"phase.all.loss.lambda_{other}=0",)
+        asks = f"its {side} beside its outputs"
+        yield _pupil(f"{SMOLLM2}-{side}", asks, SMOLLM2, settings=without)
     asks = "both decoders' keys and values alone"
     yield _pupil("pair-kv", asks, *pair, settings=_NO_OUTPUTS)
     yield _pupil("pair-out", "both decoders' outputs alone", *pair, settings=NO_KV)

@@ -13,7 +13,7 @@ from experiments.bench.quality.arm import Arm
 from experiments.bench.quality.zoo.agglomerative import PLAIN_OFF, terms
 from experiments.bench.quality.zoo.inside import OUT, TEACHER
 
-WEIGHTS = (1, 4, 8)
+WEIGHTS = (0.5, 1, 4, 8)
 """What keys, and values, weigh beside the 2 of the config of the size ``zoo``."""
 LAYERS = {"lower": "[0, 1]", "upper": "[2, 3]", "last": "[-1]"}
 """Of the student's four."""
@@ -39,7 +39,14 @@ def _carried() -> Iterator[Arm]:
     yield _arm("values", "values alone", *_weights(0, 2))
     for weight in WEIGHTS:
         asks = f"keys and values, a weight of {weight}"
-        yield _arm(f"weight-{weight}", asks, *_weights(weight, weight))
+        yield _arm(f"weight-{weight:g}", asks, *_weights(weight, weight))
+    for weight in (1, 4):
+        asks = f"values alone, a weight of {weight}"
+        yield _arm(f"values-{weight}", asks, *_weights(0, weight))
+    yield _arm("values-out", "values alone beside outputs", OUT, *_weights(0, 2))
+    yield _arm(
+        "light-out", "light keys and values beside outputs", OUT, *_weights(1, 1)
+    )
     fade = "phase.all.loss.fade={from: 1, to: 0}"
     yield _arm("fading", "keys and values whose weight falls to nothing", fade)
     early = "phase.all.loss.fade={from: 1, to: 0, steps: 75}"
