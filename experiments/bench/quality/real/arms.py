@@ -8,6 +8,7 @@ from experiments.bench.quality.arm import CE_ONLY, Arm
 from experiments.bench.quality.deciding import ordering_arms, selecting_arms
 from experiments.bench.quality.disjoint.arms import FORESEEN, NO_KV
 from experiments.bench.quality.real.bed import GEMMA, MINILM, SMOLLM2
+from experiments.bench.quality.zoo.agglomerative import PLAIN_OFF, terms
 
 DECAYS = (0.01, 0.1, 1.0)
 """Weight decays of the baseline beside a run's own."""
@@ -72,10 +73,20 @@ def _taught() -> Iterator[Arm]:
         yield _pupil(f"{name}-out", "its outputs alone", name, settings=NO_KV)
     asks = "its keys and values alone"
     yield _pupil(f"{SMOLLM2}-kv", asks, SMOLLM2, settings=_NO_OUTPUTS)
-    for side, other in (("keys", "v"), ("values", "k")):
-        without = (f"phase.all.loss.lambda_{other}=0",)
-        asks = f"its {side} beside its outputs"
-        yield _pupil(f"{SMOLLM2}-{side}", asks, SMOLLM2, settings=without)
+    keys, values = (f"phase.all.loss.lambda_{side}=0" for side in ("v", "k"))
+    asks = "its keys beside its outputs"
+    yield _pupil(f"{SMOLLM2}-keys", asks, SMOLLM2, settings=(keys,))
+    asks = "its values beside its outputs"
+    yield _pupil(f"{SMOLLM2}-values", asks, SMOLLM2, settings=(values,))
+    heavier = (values, "phase.all.loss.lambda_v=4")
+    yield _pupil(
+        f"{SMOLLM2}-values-4", f"{asks}, a weight of 4", SMOLLM2, settings=heavier
+    )
+    upper = (*PLAIN_OFF, *terms("linear, layers: [3, 4, 5]", sites=("values",), mse=1))
+    asks = "its values on the upper half of the layers beside its outputs"
+    yield _pupil(f"{SMOLLM2}-values-upper", asks, SMOLLM2, settings=upper)
+    asks = "both decoders' values beside their outputs"
+    yield _pupil("pair-values", asks, *pair, settings=(values,))
     asks = "both decoders' keys and values alone"
     yield _pupil("pair-kv", asks, *pair, settings=_NO_OUTPUTS)
     yield _pupil("pair-out", "both decoders' outputs alone", *pair, settings=NO_KV)

@@ -25,18 +25,21 @@ def _space(option: str) -> str:
     return f"phase.all.fuse.space={{use: losses, {option}}}"
 
 
-def terms(projector: str, **shares: float) -> tuple[str, ...]:
+def terms(
+    projector: str, *, sites: tuple[str, ...] = ("keys", "values"), **shares: float
+) -> tuple[str, ...]:
     """Settings: keys and values by some distances, which share their weight.
 
     Args:
         projector: of both, as ``match`` names it, with more of the term's options after
             a comma.
+        sites: what is learned.
         shares: distance -> its share.
     """
     return tuple(
         f"phase.all.loss.terms.{site}-{distance}={{use: match, site: {site}, "
         f"distance: {distance}, projector: {projector}, weight: {share * _WEIGHT:g}}}"
-        for site in ("keys", "values")
+        for site in sites
         for distance, share in shares.items()
     )
 

@@ -68,6 +68,13 @@ def _carried() -> Iterator[Arm]:
         on = f"linear, layers: {layers}"
         asks = f"on layers {layers} of the student alone"
         yield _arm(name, asks, *PLAIN_OFF, *terms(on, mse=1))
+    half = LAYERS["upper"]
+    yield _arm(
+        "values-upper",
+        f"values alone, on layers {half} of the student",
+        *PLAIN_OFF,
+        *terms(f"linear, layers: {half}", sites=("values",), mse=1),
+    )
     for name, layers in DEPTHS.items():
         read = f"phase.all.align.layer_map={{{TEACHER}: {layers}}}"
         yield _arm(name, f"read off layers {layers} of the teacher", read)
