@@ -117,7 +117,10 @@ def test_whoever_stops_it_waits_for_the_command_to_save(tmp_path):
     words = ["--page", str(page), "--folder", str(folder)]
     module = "experiments.bench.evidence"
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *words], start_new_session=True
+        [sys.executable, "-m", module, *words],
+        start_new_session=True,
+        # whoever runs tests in the background of a shell ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (folder / "begun").is_file():
         assert process.poll() is None
