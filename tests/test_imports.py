@@ -1,5 +1,6 @@
 """Who may import whom, and what importing must not do."""
 
+import ast
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from tests.arrows import (
     relative_imports,
 )
 from tests.fresh import answers, given
+from tests.parsed import nodes_of
 
 ROOT = Path(__file__).parents[1]
 CORE = {"align", "teacher", "fuse", "student"}
@@ -531,6 +533,40 @@ def test_the_distribution_holds_exactly_the_six_packages():
     for package in MAY_IMPORT:
         for folder in {path.parent for path in sources(package)}:
             assert (folder / "__init__.py").exists(), folder
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """The libraries that importing a file imports: those that its own lines name,
+    outside of functions and of what is for types only."""
+    libraries, blocks = set(), [m.body for m in nodes_of(path, ast.Module)]
+    while blocks:
+        for node in blocks.pop():
+            match node:
+                case ast.Import(names=names):
+                    libraries |= {alias.name.split(".")[0] for alias in names}
+                case ast.ImportFrom(module=str(module)):
+                    libraries.add(module.split(".")[0])
+                case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=otherwise):
+                    blocks.append(otherwise)
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    pass
+                case _:
+                    blocks += [getattr(node, part, []) for part in BLOCKS]
+    return libraries
+
+
+BLOCKS = ("body", "orelse", "handlers", "finalbody")
+"""Parts of a statement that hold statements."""
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_no_file_imports_a_heavy_library_before_it_is_asked(package):
+    heavy = {
+        str(path.relative_to(ROOT)): libraries
+        for path in sources(package)
+        if path.name != "__main__.py" and (libraries := imported_at_once(path) & HEAVY)
+    }
+    assert heavy == {}
 
 
 PROBE = """

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from align.support.cache_folder import made_folder
 from align.support.process_memory import highest, resident
@@ -176,6 +175,8 @@ def trained_otherwise(bed: Setup, arm: Arm, seed: int) -> list[str]:
 def _spread(bed: Setup, times: float) -> Path:
     """The folder of the student with another ``initializer_range``, made where it is
     missing: each run draws its weights from that."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     scale, model = zoo_parts(bed.tree([])["student"]["model"])
     folder = bed.folder / "students" / f"spread-{times:g}"
     if folder.is_dir():
