@@ -8,6 +8,7 @@ from typing import Any
 
 from align.errors import InputError
 from align.text.conversation import Conversation, Message
+from align.text.tool_calls import OF_TOOLS
 
 
 class RowError(InputError):
@@ -42,6 +43,11 @@ _SPEAKERS = {
 }
 """Who speaks in ``conversations``, and the role it has for chat templates."""
 
+_ROLES = {**_SPEAKERS, "tool": "tool", "function": "function"}
+"""What writers of ``messages`` say, and what chat templates ask for."""
+
+_SKIP = "or set data.on_bad_row=skip to leave such rows out"
+
 _TOOLS = (
     "set data.tools=text to read tools and their calls as text, or "
     "data.on_bad_row=skip to leave such rows out"
@@ -63,9 +69,10 @@ def _of_speakers(record: Mapping[str, Any], where: str) -> Conversation:
         if isinstance(turn, Mapping) and {"from", "value"} <= turn.keys():
             speaker = turn["from"]
             if speaker not in _SPEAKERS:
+                advice = _TOOLS if speaker in OF_TOOLS else f"rename it, {_SKIP}"
                 raise RowError(
-                    f"{where}: {name}[{index}] is from {speaker!r}, which is none of "
-                    f"{', '.join(_SPEAKERS)}; {_TOOLS}"
+                    f"{where}: {name}[{index}] is from {speaker!r:.40}, which is none "
+                    f"of {', '.join(_SPEAKERS)}; {advice}"
                 )
             turn = {"role": _SPEAKERS[speaker], "content": turn["value"]}
         turns.append(turn)
@@ -97,7 +104,7 @@ def _of_instruction(record: Mapping[str, Any], where: str) -> Conversation:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise RowError(
                 f"{where}: history[{index}] is {pair!r:.60}; give pairs of an "
-                "instruction and its output"
+                f"instruction and its output, {_SKIP}"
             )
         for role, value in zip(("user", "assistant"), pair, strict=True):
             content = string_of(value, f"history[{index}]", where)
@@ -128,9 +135,28 @@ def string_of(value: Any, name: str, where: str) -> str:
     """
     if not isinstance(value, str):
         raise RowError(
-            f"{where}: field {name!r} is {type(value).__name__}; give a string"
+            f"{where}: field {name!r} is {named(value)}; give a string, {_SKIP}"
         )
     return value
+
+
+def named(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"the number {value!r:.40}"
+        case str():
+            return f"the string {value!r:.40}"
+        case Mapping():
+            return "an object"
+        case Sequence():
+            return "a list"
+        case _:
+            return f"of type {type(value).__name__}"
 
 
 def _before(record: Mapping[str, Any], where: str) -> list[Message]:
@@ -144,13 +170,19 @@ def _messages(value: Any, name: str, where: str) -> list[Message]:
     for index, turn in enumerate(_list(value, name, where)):
         if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
             raise RowError(
-                f"{where}: a message is {turn!r:.60}; give objects with role and "
-                "content"
+                f"{where}: {name}[{index}] is {turn!r:.60}; give objects with role and "
+                f"content, {_SKIP}"
             )
         place = f"{name}[{index}]"
         if turn.get("tool_calls") or turn.get("function_call"):
             raise RowError(f"{where}: {place} calls a tool; {_TOOLS}")
         role = string_of(turn["role"], "role", where)
+        usual = _ROLES.get(role.strip().lower(), role)
+        if usual != role:
+            raise RowError(
+                f"{where}: {place}.role is {role!r:.40}, which chat templates and "
+                f"data.learn call {usual!r}; rename it, {_SKIP}"
+            )
         content = _content(turn["content"], f"{place}.content", where)
         turns.append({**turn, "role": role, "content": content})
     return turns
@@ -170,7 +202,7 @@ def _content(value: Any, name: str, where: str) -> str:
         if not is_object or kind != "text" or not isinstance(part.get("text"), str):
             raise RowError(
                 f"{where}: {name} has a part of type {kind!r}; only text is learned: "
-                "leave such rows out, or set data.on_bad_row=skip"
+                f"leave it out, {_SKIP}"
             )
         texts.append(part["text"])
     return "".join(texts)
@@ -181,8 +213,8 @@ def _list(value: Any, name: str, where: str) -> Sequence[Any]:
         return [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError(
-            f"{where}: field {name!r} is {type(value).__name__}; give a list of "
-            "objects with role and content"
+            f"{where}: field {name!r} is {named(value)}; give a list of objects with "
+            f"role and content, {_SKIP}"
         )
     return value
 

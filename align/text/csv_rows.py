@@ -46,9 +46,14 @@ def rows_of_table(path: Path, delimiter: str) -> Iterator[Row]:
         if fields is None:
             fields = _fields(row, delimiter, where)
         elif row and len(row) != len(fields):
+            advice = (
+                "write all of them, empty ones too"
+                if len(row) < len(fields)
+                else f"put values that hold {delimiter!r} in quotes"
+            )
             raise InputError(
-                f"{where}: {len(row)} values for {len(fields)} fields; put values that "
-                f"hold {delimiter!r} in quotes, or save the rows as .jsonl"
+                f"{where}: {len(row)} values for {len(fields)} fields; {advice}, or "
+                "save the rows as .jsonl"
             )
         elif row:
             yield begin, where, dict(zip(fields, row, strict=True))

@@ -23,7 +23,7 @@ def rows_of_lines(path: Path) -> Iterator[Row]:
     """The object on each line, numbered as the lines are; blank lines are passed over.
 
     Raises:
-        InputError: a line is not JSON; names it.
+        InputError: a line is not JSON, or an object names a key twice; names it.
     """
     for number, line in numbered_lines(path):
         if line.strip():
@@ -37,7 +37,7 @@ def rows_of_json(path: Path) -> Iterator[Row]:
     One row is held at a time, and the block it ends in.
 
     Raises:
-        InputError: it is not JSON; names the line.
+        InputError: it is not JSON, or an object names a key twice; names the line.
     """
     text = _Held(path)
     is_array = text.mark() == "["
@@ -70,7 +70,7 @@ class _Held:
         self._path, self._blocks = path, text_blocks(path)
         self._text, self._at, self._ended = "", 0, False
         self.line = 1
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=_object)
 
     def mark(self) -> str:
         """The next character that is no blank, empty at the end."""
@@ -106,7 +106,7 @@ class _Held:
                 refuse_long_row(len(self._text) - self._at, where)
                 if not self._grow():
                     raise self.error(error.msg, error.pos) from error
-            except (RecursionError, ValueError) as error:
+            except (RecursionError, ValueError, _RepeatedKey) as error:
                 raise _unreadable(where, error) from error
             else:
                 self.take(end)
@@ -118,8 +118,8 @@ class _Held:
         line = self.line + self._text.count("\n", self._at, place)
         near = self._text[max(0, place - 20) : place + 20]
         return InputError(
-            f"{self._path}, line {line}: not JSON ({fault}, near {near!r}); give an "
-            "array of objects, or one object a line"
+            f"{self._path}, line {line}: not JSON ({_whole(fault)}, near {near!r}); "
+            "give an array of objects, or one object a line"
         )
 
     def _grow(self) -> bool:
@@ -135,16 +135,36 @@ class _Held:
         return size > 0
 
 
+class _RepeatedKey(Exception):
+    """A key that stands twice in one object, of which one value would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return read
+
+
+_LINES = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _parsed(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        return _LINES.decode(line)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); give one "
-            "object a line, or let the name of an array end in .json"
+            f"{where}: not JSON ({_whole(error.msg)} at column {error.colno}); give "
+            "one object a line, or let the name of an array end in .json"
         ) from error
-    except (RecursionError, ValueError) as error:
+    except (RecursionError, ValueError, _RepeatedKey) as error:
         raise _unreadable(where, error) from error
+
+
+def _whole(fault: str) -> str:
+    """A parser's words without the "at" that its own place would follow."""
+    return fault.removesuffix(" at")
 
 
 def _unreadable(where: str, error: Exception) -> InputError:
@@ -152,6 +172,11 @@ def _unreadable(where: str, error: Exception) -> InputError:
         return InputError(
             f"{where}: lists and objects lie too deep in each other to be read; leave "
             "the row out"
+        )
+    if isinstance(error, _RepeatedKey):
+        return InputError(
+            f"{where}: {str(error)!r:.60} is named twice in one object, and one of its "
+            "values would be lost; name it once"
         )
     return InputError(
         f"{where}: a number has too many digits to be read; write it as a string, or "

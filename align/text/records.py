@@ -8,7 +8,7 @@ from typing import Any
 
 from align.bounds.row_size import refuse_long_row
 from align.errors import InputError
-from align.text.chat_rows import CHAT_FORMS, Form, RowError, string_of
+from align.text.chat_rows import CHAT_FORMS, Form, RowError, named, string_of
 from align.text.conversation import Chats, Conversation, Learn
 from align.text.tool_calls import Tools, has_tools, tools_as_text
 
@@ -42,7 +42,10 @@ def text_of(
             conversation without a word to learn.
     """
     if not isinstance(record, Mapping):
-        raise RowError(f"{where}: {type(record).__name__}; give a JSON object")
+        raise RowError(
+            f"{where}: {named(record)}; give an object, such as "
+            '{"text": "…"}, or set data.on_bad_row=skip to leave such rows out'
+        )
     form = form_of(record.keys(), text_field, where)
     if tools == "text" and form in CHAT_FORMS and has_tools(record):
         record = tools_as_text(record)
@@ -135,8 +138,8 @@ def _whole(text: str, where: str) -> str:
     if place is None:
         return text
     raise RowError(
-        f"{where}: {text[place]!r} at character {place} is half of a surrogate pair "
-        "and no character; write both halves, or leave it out"
+        f"{where}: {text[place]!r} after {place} characters is half of a surrogate "
+        "pair and no character; write both halves, or leave it out"
     )
 
 

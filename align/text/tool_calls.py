@@ -34,6 +34,8 @@ _ANSWERS = {"tool", "function", "observation", "tool_response"}
 """Roles of what a tool answers."""
 _CALLS = {"function_call", "tool_call"}
 """Who speaks, in ``conversations``, where a value is a call."""
+OF_TOOLS = _ANSWERS | _CALLS
+"""Who speaks where a turn belongs to a tool."""
 _CALL, _ANSWER = "tool_call", "tool_response"
 
 
@@ -105,7 +107,7 @@ def _is_of_tools(turn: Any) -> bool:
     if not isinstance(turn, Mapping):
         return False
     calls = turn.get("tool_calls") or turn.get("function_call")
-    return bool(calls) or _speaker(turn) in _ANSWERS | _CALLS
+    return bool(calls) or _speaker(turn) in OF_TOOLS
 
 
 def _as_text(turn: Any) -> Any:

@@ -84,6 +84,12 @@ def test_rows_of_chat_data_are_conversations(record, turns, plain):
     assert text_of(record, "text", "plain", "here") == talk.plain() == plain
 
 
+def test_a_role_of_the_writers_own_is_left_to_the_template():
+    turns = [{"role": "developer", "content": "a"}, {"role": "wizard", "content": "b"}]
+    talk = text_of({"messages": turns}, "text", "template", "a.jsonl, line 3")
+    assert [message["role"] for message in talk.messages] == ["developer", "wizard"]
+
+
 def test_a_text_beside_turns_is_taken_and_half_a_form_is_none():
     text = text_of({"text": "a", "messages": TALK}, "text", "template", "here")
     assert text == "a" and not isinstance(text, Conversation)
@@ -97,16 +103,16 @@ def test_a_text_beside_turns_is_taken_and_half_a_form_is_none():
     [
         (
             {"messages": "hello"},
-            "a.jsonl, line 3: field 'messages' is str; give a list",
+            "a.jsonl, line 3: field 'messages' is the string 'hello'; give a list",
         ),
-        ({"messages": 3}, "field 'messages' is int"),
-        ({"messages": ["a"]}, "a message is 'a'; give objects with role and content"),
+        ({"messages": 3}, "field 'messages' is the number 3"),
+        ({"messages": ["a"]}, r"messages\[0\] is 'a'; give objects with role and con"),
         ({"messages": [{"role": "user"}]}, "give objects with role and content"),
         (
             {"messages": [{"role": "assistant", "content": None}]},
-            r"field 'messages\[0\]\.content' is NoneType; give a string",
+            r"field 'messages\[0\]\.content' is null; give a string",
         ),
-        ({"prompt": "a", "completion": 3}, "field 'completion' is int"),
+        ({"prompt": "a", "completion": 3}, "field 'completion' is the number 3"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             r"messages\[0\]\.content has a part of type 'image_url'; only text is",
@@ -119,11 +125,26 @@ def test_a_text_beside_turns_is_taken_and_half_a_form_is_none():
         ({"messages": TALK, "tools": [{"name": "add"}]}, "field 'tools' describes"),
         (
             {"conversations": [{"from": "function_call", "value": "{}"}]},
-            r"conversations\[0\] is from 'function_call', which is none of human",
+            r"\[0\] is from 'function_call', which is none of human.*tools=text",
         ),
-        ({"conversations": [{"from": "gpt", "value": None}]}, "is NoneType; give a s"),
-        ({"conversations": ["a"]}, "a message is 'a'"),
-        ({"instruction": "a", "output": None}, "field 'output' is NoneType"),
+        (
+            {"conversations": [{"from": "bing", "value": "b"}]},
+            r"from 'bing', which is none of human.*; rename it, or set data.on_bad_row",
+        ),
+        (
+            {"messages": [TALK[0], {"role": "gpt", "content": "b"}]},
+            r"messages\[1\]\.role is 'gpt', which .* data.learn call 'assistant'; ren",
+        ),
+        (
+            {"messages": [{"role": " User", "content": "b"}]},
+            r"messages\[0\]\.role is ' User', which .* call 'user'",
+        ),
+        (
+            {"conversations": [{"from": "gpt", "value": None}]},
+            "is null; give a string, or set data.on_b",
+        ),
+        ({"conversations": ["a"]}, r"conversations\[0\] is 'a'"),
+        ({"instruction": "a", "output": None}, "field 'output' is null"),
         (
             {"instruction": "a", "output": "b", "history": [["c"]]},
             r"history\[0\] is \['c'\]; give pairs",

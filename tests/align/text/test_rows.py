@@ -72,7 +72,7 @@ def test_the_work_on_a_row_of_many_blocks_follows_its_size(written, monkeypatch)
         ('{"text": "a"}\n{"text: 1}', "line 2: not JSON (Unterminated string"),
         ('{"text": "a"}\n{text: 1}', "line 2: not JSON (Expecting property name"),
         ('{"text": "a",\n "b": nul}', "line 2: not JSON (Expecting value"),
-        ('[{"text": "a"},\n\n 3]', "row 1 (line 3): int; give a JSON object"),
+        ('[{"text": "a"},\n\n 3]', "row 1 (line 3): the number 3; give an object"),
         ('[{"text": "a"},\n {"txt": 3}]', "row 1 (line 2): no field 'text' among"),
         ("[]", "holds no text"),
         ("Once upon a time", "line 1: not JSON (Expecting value, near 'Once upon"),
@@ -91,8 +91,10 @@ def test_json_that_does_not_parse_says_line_and_what(written, content, message):
     [
         ("1" * 5000, "line 2.*: a number has too many digits"),
         ("[" * 3000 + "]" * 3000, "line 2.*: lists and objects lie too deep"),
+        ('1, "text": "c"', "line 2.*: 'text' is named twice in one object"),
+        ('[{"k": 1, "v": 2, "k": 1}]', "line 2.*: 'k' is named twice in one object"),
     ],
-    ids=["digits", "depth"],
+    ids=["digits", "depth", "twice", "twice-inside"],
 )
 def test_json_that_python_does_not_read_names_the_line(written, name, value, message):
     path = written(name, f'{{"text": "a"}}\n{{"text": "b", "x": {value}}}\n')
@@ -142,8 +144,11 @@ def test_rows_are_those_of_the_file_in_any_blocks(tmp_path_factory, texts, block
     [
         ('text\n"a"\n"b\nc\n', "line 3: unexpected end of data"),
         ('text\n"a" b\n', "line 2: ',' expected after '\"'"),
-        ("id,text\n1,a\n2,b,c\n", "line 3: 3 values for 2 fields"),
-        ("id,text\n1\n", "line 2: 1 values for 2 fields"),
+        (
+            "id,text\n1,a\n2,b,c\n",
+            "line 3: 3 values for 2 fields; put values that hold",
+        ),
+        ("id,text\n1\n", "line 2: 1 values for 2 fields; write all of them, em"),
         ("text,text\na,b\n", "line 1: field 'text' is named twice"),
         ("id;text\n1;a\n", "line 1: no ',' in 'id;text', but ';'"),
         ("a,b\n1,2\n", "line 2: no field 'text' among ['a', 'b']"),
