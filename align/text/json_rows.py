@@ -106,7 +106,7 @@ class _Held:
                 refuse_long_row(len(self._text) - self._at, where)
                 if not self._grow():
                     raise self.error(error.msg, error.pos) from error
-            except (RecursionError, ValueError, _RepeatedKey) as error:
+            except (RecursionError, ValueError) as error:
                 raise _unreadable(where, error) from error
             else:
                 self.take(end)
@@ -135,15 +135,15 @@ class _Held:
         return size > 0
 
 
-class _RepeatedKey(Exception):
-    """A key that stands twice in one object, of which one value would be lost."""
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(
+            f"{repeated!r:.60} is named twice in one object, and one of its values "
+            "would be lost; name it once"
+        )
     return read
 
 
@@ -158,7 +158,7 @@ def _parsed(line: str, where: str) -> Any:
             f"{where}: not JSON ({_whole(error.msg)} at column {error.colno}); give "
             "one object a line, or let the name of an array end in .json"
         ) from error
-    except (RecursionError, ValueError, _RepeatedKey) as error:
+    except (RecursionError, ValueError) as error:
         raise _unreadable(where, error) from error
 
 
@@ -173,11 +173,8 @@ def _unreadable(where: str, error: Exception) -> InputError:
             f"{where}: lists and objects lie too deep in each other to be read; leave "
             "the row out"
         )
-    if isinstance(error, _RepeatedKey):
-        return InputError(
-            f"{where}: {str(error)!r:.60} is named twice in one object, and one of its "
-            "values would be lost; name it once"
-        )
+    if isinstance(error, InputError):
+        return InputError(f"{where}: {error}")
     return InputError(
         f"{where}: a number has too many digits to be read; write it as a string, or "
         "leave the row out"

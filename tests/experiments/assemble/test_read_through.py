@@ -36,7 +36,7 @@ def test_what_is_not_modest_is_left_unread_and_named(texts):
 def test_a_bad_row_is_found_wherever_it_stands(texts):
     path = texts("a", *["fine"] * 40, 5)
     with pytest.raises(
-        InputError, match=r"data\.train: .*line 41: field 'text' is int"
+        InputError, match=r"data\.train: .*line 41: field 'text' is the number 5"
     ):
         read_through(DataConfig(train=[path]))
     *_, warning = read_through(DataConfig(train=[path], on_bad_row="skip"))
