@@ -6,7 +6,7 @@
 #   PYTHON  the interpreter that makes the environment (default: python3)
 #   VENV    where the environment lies                 (default: .venv)
 #   LOWEST  1 makes it of the lowest versions that pyproject.toml allows
-#   WORKERS processes beside this one that share the everyday tests (default: 0)
+#   PROCESSES how many share the everyday tests (default: 2)
 #   ARGS    words passed on to the command, e.g. make test ARGS="-k router -x"
 
 SHELL := /bin/bash
@@ -15,7 +15,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?=
-WORKERS ?= 0
+PROCESSES ?= 2
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -39,13 +39,13 @@ help: ## list the targets
 	  | while IFS=$$'\t' read -r name what; do \
 	      printf '  make %-13s %s\n' "$$name" "$$what"; done
 	@echo
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) ARGS=$(ARGS)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) PROCESSES=$(PROCESSES) ARGS=$(ARGS)"
 
 quickstart: $(STAMP) ## train a real student from five teachers, all phases
 	$(BIN)/mtkd quickstart $(ARGS)
 
 test: $(STAMP) ## the everyday tests, four minutes of the processor
-	$(TEST_ENV) $(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+	$(TEST_ENV) $(PYTEST) --processes $(PROCESSES) $(ARGS)
 
 test-lowest: ## the same with the lowest versions allowed, in .venv-lowest
 	@$(MAKE) --no-print-directory test VENV=.venv-lowest LOWEST=1

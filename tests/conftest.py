@@ -15,7 +15,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from align.products.cpu import avoid_broken_amx
-from tests.processor_time import ProcessorTime
+from tests.processes import Processes, add_option
+from tests.processor_time import NAME, ProcessorTime
 from tests.root_logs import catch_at_root
 from tests.warm import Nursery, nursery
 
@@ -61,8 +62,14 @@ def leave_libraries_out() -> None:
     _searched["longest"] = 0.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_option(parser)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(ProcessorTime())
+    config.pluginmanager.register(ProcessorTime(), NAME)
+    if (count := config.option.processes) > 1:
+        config.pluginmanager.register(Processes(count))
     catch_at_root()
 
 

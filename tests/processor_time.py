@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 LISTED = 10
-HANDED = "processor_time"
-"""Under this name a worker of pytest-xdist tells what it took."""
+NAME = "processor_time"
+"""Under which the plugin is registered."""
 WORTH_A_LIST = 30.0
 """Seconds of a session from which on its dearest tests are named."""
 
@@ -51,12 +51,12 @@ class ProcessorTime:
         self.of_test: dict[str, float] = {}
         self.before = 0.0
         """Of imports and of collecting tests."""
-        self.of_workers = 0.0
-        """Of pytest-xdist's processes, where tests are shared by some."""
 
-    def pytest_runtestloop(self) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Iterator[Any]:
         """What comes before the first test is told apart."""
         self.before = taken()
+        return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
@@ -67,28 +67,9 @@ class ProcessorTime:
         finally:
             self.of_test[item.nodeid] = taken() - began
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """A worker hands over what it took to the process that asked it."""
-        handed = getattr(session.config, "workeroutput", None)
-        if handed is not None:
-            handed[HANDED] = (taken(), self.before, self.of_test)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Add what a worker took; one that was killed hands over nothing."""
-        if HANDED in getattr(node, "workeroutput", {}):
-            in_all, before, of_test = node.workeroutput[HANDED]
-            self.of_workers += in_all
-            self.before += before
-            self.of_test |= of_test
-
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say it where the session's outcome is said."""
-        total = taken()
-        if self.of_workers:  # they have ended, and may be among the children or not
-            times = os.times()
-            total = times.user + times.system + self.of_workers
-        for line in said(total, self.before, self.of_test):
+        for line in said(taken(), self.before, self.of_test):
             terminalreporter.write_line(line)
 
 

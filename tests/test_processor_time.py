@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from tests.processor_time import LISTED, ProcessorTime, said, servers, taken
+from tests.processor_time import LISTED, said, servers, taken
 
 
 def test_a_short_session_says_its_sum_alone():
@@ -20,29 +19,6 @@ def test_a_long_one_names_its_dearest_tests_dearest_first():
     assert len(lines) == LISTED
     assert lines[0].split() == ["19.0", "s", "tests/a.py::n19"]
     assert lines[-1].split() == ["10.0", "s", "tests/a.py::n10"]
-
-
-def test_what_workers_took_is_in_the_sum_and_their_tests_among_the_dearest():
-    sums = ProcessorTime()
-    sums.before = 1.0
-    for number in (1, 2):
-        worker, handed = ProcessorTime(), {}
-        worker.before, worker.of_test = 9.0, {f"tests/a.py::n{number}": 300.0 + number}
-        worker.pytest_sessionfinish(
-            SimpleNamespace(config=SimpleNamespace(workeroutput=handed))
-        )
-        handed["processor_time"] = (1000.0, *handed["processor_time"][1:])
-        sums.pytest_testnodedown(SimpleNamespace(workeroutput=handed))
-    sums.pytest_testnodedown(SimpleNamespace())  # was killed
-    lines = []
-    sums.pytest_terminal_summary(SimpleNamespace(write_line=lines.append))
-    total, before = (float(word) for word in lines[0].split() if word.isdigit())
-    assert before == 19
-    assert 2000 < total < 2000 + taken() + 1
-    assert [line.split()[-1] for line in lines[1:]] == [
-        "tests/a.py::n2",
-        "tests/a.py::n1",
-    ]
 
 
 WORKER = """

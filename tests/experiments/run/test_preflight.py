@@ -71,7 +71,9 @@ def test_a_bad_row_beyond_the_first_ends_the_check(config, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "fine"}\n' * 40 + '{"text": 5}\n')
     code, message = said(["train", config, "--check", f"data.train=[{path}]"], capsys)
-    assert code == 2 and "line 41: field 'text' is the number 5; give a string" in message
+    assert (
+        code == 2 and "line 41: field 'text' is the number 5; give a string" in message
+    )
 
 
 def test_a_column_of_numbers_is_no_text(config, tmp_path, capsys):
