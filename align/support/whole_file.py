@@ -13,7 +13,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a hidden name to write, which takes the place of ``path`` afterwards.
 
     Args:
-        path: the final name; its folder is made.
+        path: the final name; its folder is made. A device or pipe, such as
+            ``/dev/stdout``, is written to and keeps its place.
 
     Yields:
         A name beside it, gone again where writing fails.
@@ -21,7 +22,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; names ``path``, not the hidden name.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    part = path.parent / f".{path.name}.{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -78,6 +78,11 @@ def layers_command(options: Namespace) -> int:
             "give a config, or both --teacher-layers (such as 24,32) and "
             "--student-layers (such as 12)"
         )
+    if options.config is not None and given != (None, None):
+        raise InputError(
+            "--teacher-layers and --student-layers stand for models, and so does "
+            f"{options.config!r}; give numbers alone, or a config alone"
+        )
     config = config_of(options, looks=True)
     registry = load_registry(config)
     if options.config is None:

@@ -60,6 +60,7 @@ def test_custom_code_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["layers"], "give a config, or both --teacher-layers"),
+        (["layers", "quickstart", "--teacher-layers", "2"], "and so does 'quickstart'"),
         (["layers", "--teacher-layers", "x", "--student-layers", "2"], "is 'x'"),
         (["routing", "nowhere"], "run folder nowhere does not exist"),
         (
