@@ -123,9 +123,10 @@ def read_run(path: Path) -> RunDir:
             that leads out of it.
     """
     if path.is_file():
-        raise InputError(
-            f"{path} is a file; give a run's folder, such as {path.parent}"
-        )
+        folder = path.parent
+        held = (folder / CONFIG).is_file()
+        which = f"give its folder, {folder}" if held else which_run(folder)
+        raise InputError(f"{path} is a file and no run's folder; {which}")
     if not path.is_dir():
         raise InputError(f"run folder {path} does not exist; {which_run(path)}")
     refuse_links_out(path)

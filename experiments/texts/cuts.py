@@ -93,7 +93,7 @@ def told_of(cutter: Cutter, encode: Encoded) -> tuple[list[str], list[str]]:
         notes.append(
             f"{tally.long} of {tally.documents} documents are longer than "
             f"{encode.max_length} of the student's tokens and were cut into "
-            f"{tally.pieces} samples; no character is lost"
+            f"{tally.pieces} samples, held-out ones among them; no character is lost"
         )
     if tally.lost:
         lost.append(

@@ -119,8 +119,9 @@ def prompts(path: Path, number: int | None, *, chat: bool) -> list[Opening]:
         MissingFileError: no such file.
     """
     if not path.is_file():
+        fault = "a folder, or a pipe" if path.exists() else "no such file"
         raise MissingFileError(
-            f"--prompts {path}: no such file; give one with a prompt a line, or "
+            f"--prompts {path}: {fault}; give a file with a prompt a line, or "
             "rows of JSON with prompt or messages"
         )
     rows = _rows(path) if kind_of(path) == "lines" else _lines(path)

@@ -180,9 +180,10 @@ def _prompts(options: Namespace) -> list[str]:
 def _read(path: Path) -> str:
     from align.errors import InputError, MissingFileError
 
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
+        fault = "a folder" if path.is_dir() else "no such file"
         raise MissingFileError(
-            f"--prompt-file {path}: no such file; give one with a prompt a line"
+            f"--prompt-file {path}: {fault}; give a file with a prompt a line"
         )
     try:
         return path.read_text(encoding="utf-8")
@@ -191,7 +192,9 @@ def _read(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
+    # not splitlines: of what Unicode also calls the end of a line, prompts may hold any
+    lines = text.replace("\r\n", "\n").split("\n")
+    return [line for line in lines if line.strip()]
 
 
 def _written(

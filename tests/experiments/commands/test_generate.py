@@ -72,13 +72,12 @@ def test_prompts_come_from_the_command_line_a_file_or_stdin(
     words = ["generate", str(tiny_llama), *FEW]
     assert main([*words, "--prompt", "one", "--prompt-file", str(file)]) == 0
     shown = capsys.readouterr().out
-    assert [shown.index(word) for word in ("one", "three", "four")] == sorted(
-        shown.index(word) for word in ("one", "three", "four")
-    )
-    monkeypatch.setattr("sys.stdin", io.StringIO("five\nsix\n"))
+    places = [shown.index(word) for word in ("one", "three", "four")]
+    assert places == sorted(places)
+    monkeypatch.setattr("sys.stdin", io.StringIO("five\r\nsix\u2028still\n"))
     assert main([*words, "--json"]) == 0
     prompts = json.loads(capsys.readouterr().out)["prompts"]
-    assert [entry["prompt"] for entry in prompts] == ["five", "six"]
+    assert [entry["prompt"] for entry in prompts] == ["five", "six\u2028still"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +88,7 @@ def test_prompts_come_from_the_command_line_a_file_or_stdin(
         (["--phase", "dual", "--all-phases"], "--phase and --all-phases contradict"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt-file", "gone.txt"], "gone.txt: no such file"),
+        (["--prompt-file", "/"], "/: a folder; give a file with a prompt a line"),
         (["--chat"], "has no chat template"),
         (["--top-p", "2"], "top_p is 2.0; give a share in (0, 1]"),
     ],

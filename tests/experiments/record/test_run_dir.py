@@ -55,6 +55,12 @@ def test_what_a_run_has_written_and_is_not_there_is_missed(made_up):
 def test_what_is_no_run_is_refused(tmp_path, made_up):
     with pytest.raises(ValueError, match=r"nope does not exist"):
         read_run(tmp_path / "nope")
+    (made_up.path / "config.yaml").touch()
+    with pytest.raises(ValueError, match=f"give its folder, {made_up.path}"):
+        read_run(made_up.path / "summary.json")
+    (tmp_path / "log.txt").touch()
+    with pytest.raises(ValueError, match=r"is a file and no run's folder; (it|there)"):
+        read_run(tmp_path / "log.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"neither metrics\.jsonl nor"):
         read_run(tmp_path / "empty")
