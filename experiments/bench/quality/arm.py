@@ -37,7 +37,8 @@ class Arm:
     rest: bool = False
     """Whether those pupils teach what the arm's own earlier phases leave of them."""
     apart: int = 0
-    """Added to the seed of its run, so that it reads and begins otherwise."""
+    """Added to the seed of its run, so that it reads and begins otherwise; what it is
+    measured on stays."""
     reads: tuple[str, ...] = ()
     """Names of texts that it reads beside the base's, ``unlabelled`` or ``written``."""
     spread: float = 1.0

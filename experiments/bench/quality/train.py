@@ -276,13 +276,23 @@ def train_arm(bed: Setup, arm: Arm, seed: int) -> None:
         "cpu_s": round(time.process_time() - before, 1),
         "peak_bytes": highest(),
         "leads": _leads(run) if arm.routed else {},
-        "bits": bits_by_text(config, run / "student"),
+        # of this seed's held-out texts, as all arms: those of a run of another seed
+        # would be others, and no close comparison with them could be made
+        "bits": bits_by_text(config, run / "student", seed),
     }
     write_json(bed.result(arm, seed), result)
 
 
-def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:
-    """What every held-out text costs a student: domain -> (bits, characters) each."""
+def bits_by_text(
+    config: Config, student: Path, seed: int | None = None
+) -> dict[str, list[list[float]]]:
+    """What every held-out text costs a student: domain -> (bits, characters) each.
+
+    Args:
+        config: that says which texts are held out.
+        student: folder of the model.
+        seed: by which they are drawn; None: the config's.
+    """
     from experiments.assemble.data import Encoder, load_data
     from student.evaluate import text_bits
     from teacher.capture.kv_capture import KVCapture
@@ -290,7 +300,8 @@ def bits_by_text(config: Config, student: Path) -> dict[str, list[list[float]]]:
 
     loaded = load_model(str(student), role="student")
     encode = Encoder(loaded.tokenizer, config.data.max_length, config.data.learn_end)
-    samples = load_data(config.data, encode, config.run.seed).eval
+    seed = config.run.seed if seed is None else seed
+    samples = load_data(config.data, encode, seed).eval
     model: Any = loaded.model
     costs = text_bits(KVCapture(model.eval()), encode, samples)
     pairs = sorted(zip(samples, costs, strict=True), key=lambda pair: pair[0].id)
