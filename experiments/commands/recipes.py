@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from shlex import quote
 
 from experiments.commands.parser import Command, Group, option
 
@@ -58,7 +59,7 @@ def copy(options: Namespace) -> int:
             "that is there and yours"
         ) from None
     print(f"wrote {path}; put your models and texts into it, then see what it does:")
-    print(f"  mtkd train {path} --dry-run")
+    print(f"  mtkd train {quote(str(path))} --dry-run")
     return 0
 
 

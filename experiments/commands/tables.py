@@ -80,5 +80,9 @@ def console() -> Console:
     """Give a rich console that leaves tables whole in pipes and log files."""
     from rich.console import Console
 
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # not rich's exit of 1: the command ends as without tables
+
     width = None if sys.stdout.isatty() else 140
-    return Console(width=width, markup=False, emoji=False)
+    return Plain(width=width, markup=False, emoji=False)

@@ -186,7 +186,9 @@ def build(cls: type[T], data: Any, path: str = "", root: type | None = None) -> 
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        # a section of many of a kind does not know which of them it is
+        kind = f"{path.rpartition('.')[0]}.NAME"
+        raise ConfigError(str(error).replace(kind, path)) from error
 
 
 def check(

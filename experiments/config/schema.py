@@ -105,6 +105,15 @@ def unknown_key(path: str, root: type, known: Iterable[str] = ()) -> ConfigError
     if synonym is not None:
         return ConfigError(f"unknown config key {path!r}; here it is {synonym}")
     nearest = None if too_long else nearest_name(path, valid_names(root))
+    if nearest == path:
+        *outer, last = path.split(".")
+        nested = (
+            "".join(f"{name}: {{" for name in outer) + f"{last}: …" + "}" * len(outer)
+        )
+        return ConfigError(
+            f"{path!r} is one key of a file, where each name stands inside of the one "
+            f"before it; write {nested}"
+        )
     meant = f"; did you mean {nearest!r}?" if nearest else "."
     section, _, _ = path.rpartition(".")
     where = shown(section) if section else "the top level"

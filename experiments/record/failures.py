@@ -88,11 +88,15 @@ def _advice(error: BaseException) -> str:
 def _refused(error: OSError) -> str:
     """What the operating system refused, by file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" while writing {error.filename}" if error.filename else ""
+        if error.filename is None:
+            return (
+                "what is written to is full, a disk or where this command's output "
+                "goes; free some space there, then run the same command"
+            )
         return (
-            f"the disk is full{where}; free some space, or move the run's folder to "
-            "another disk and set run.dir to where it is, then run the same command: "
-            "finished phases are kept"
+            f"the disk is full while writing {error.filename}; free some space, or move "
+            "the run's folder to another disk and set run.dir to where it is, then run "
+            "the same command: finished phases are kept"
         )
     reason = os.strerror(error.errno or 0)
     return (

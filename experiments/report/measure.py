@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.errors import InputError, MtkdError
+from align.errors import InputError, MissingFileError, MtkdError
 from align.support.quiet import quiet_libraries
 from align.text.documents import TextSample
 from align.tokens.cut import Reader
@@ -187,6 +187,11 @@ def measure_model(
     if like is not None:
         return {name: measured(_opened_like(name, data, progress, like), progress)}
     if not data:
+        beginnings = ("/", "./", "../", "~")
+        if name.startswith(beginnings) and not Path(name).expanduser().exists():
+            raise MissingFileError(
+                f"there is no {name}; give a run's folder, a model's, or a hub name"
+            )
         raise InputError(
             f"{name} is no run's folder, which would have held-out text of its own; "
             "give text by --data, such as --data news=news.txt, or a run's by --like"

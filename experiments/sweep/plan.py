@@ -278,11 +278,12 @@ def _identity(sweep: Sweep) -> dict[str, Any]:
     sought = sweep.sought
     return {
         "config": hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest(),
-        "metric": sought.by,
         "search": sought.search,
         "rungs": None if sweep.rungs is None else list(sweep.rungs.steps),
         "reduction": None if sweep.rungs is None else sweep.rungs.reduction,
         "tried settings": sorted(sweep.space.tried.keys() - {SEED}),
+        # which trials go on depends on it where some are dropped on the way
+        **({} if sweep.rungs is None else {"metric": sought.by}),
     }
 
 

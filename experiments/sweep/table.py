@@ -144,27 +144,50 @@ def standing(sweep: Sweep, trials: Sequence[Trial], steps: int) -> float | None:
     return statistics.fmean(known) if len(known) == len(values) else None
 
 
+def check_parts(sweep: Sweep) -> None:
+    """See that the first trial that was measured has the parts that are asked for.
+
+    Raises:
+        InputError: it has not; names those that there are.
+    """
+    for trial in sweep.trials:
+        if trial.state in ("done", "paused"):
+            metrics = measured(trial, _paused_at(trial))
+            for wanted in dict.fromkeys((sweep.sought.by, *sweep.sought.pareto)):
+                _check_part(sweep, wanted, metrics)
+            return
+
+
+def _check_part(
+    sweep: Sweep, wanted: str, metrics: Mapping[str, Mapping[str, float]]
+) -> None:
+    metric, _, part = wanted.partition(":")
+    parts = metrics.get(metric, {})
+    if not part or not parts or part in parts:
+        return
+    option = "--by" if wanted == sweep.sought.by else "--pareto"
+    trained = "and another --name" if sweep.rungs else "trained trials are kept"
+    raise InputError(
+        f"{option} is {wanted}, but no trial has that part; {metric} has "
+        f"{', '.join(parts)}: give one of these, such as {metric}:{next(iter(parts))}; "
+        f"{trained}"
+    )
+
+
 def check_measured(sweep: Sweep) -> None:
     """See that, of the trials that came as far as a number, one has it.
 
     Raises:
-        InputError: none has a finite one of ``--by`` or ``--pareto``; names the parts
-            that there are.
+        InputError: none has a finite one of ``--by`` or ``--pareto``, or they lack that
+            part.
     """
+    check_parts(sweep)
     came = [t for t in sweep.trials if t.state in ("done", "paused")]
     of_trials = [measured(t, _paused_at(t)) for t in came]
     for wanted in dict.fromkeys((sweep.sought.by, *sweep.sought.pareto)):
         if not came or any(number(of_one, wanted) is not None for of_one in of_trials):
             continue
-        metric, _, part = wanted.partition(":")
-        parts = dict.fromkeys(p for of_one in of_trials for p in of_one.get(metric, {}))
         option = "--by" if wanted == sweep.sought.by else "--pareto"
-        if part and parts and part not in parts:
-            raise InputError(
-                f"{option} is {wanted}, but no trial has that part; {metric} has "
-                f"{', '.join(parts)}: give one of these, such as "
-                f"{metric}:{next(iter(parts))}, and another --name"
-            )
         raise InputError(
             f"{option} is {wanted}, of which none of the {len(came)} trials that came "
             "so far has a finite number: nothing can be compared; see the notes and "

@@ -27,7 +27,7 @@ from experiments.record.lease import Lease, LeaseLostError, holder_alive
 from experiments.record.stop import StopRequest
 from experiments.sweep.halving import survivors
 from experiments.sweep.plan import Sweep, config_file
-from experiments.sweep.table import publish, standing
+from experiments.sweep.table import check_parts, publish, standing
 from experiments.sweep.trials import Trial, measured, number
 
 LOGS = "logs"
@@ -114,6 +114,10 @@ def run_sweep(
 
     Returns:
         Whether it was asked to leave.
+
+    Raises:
+        InputError: see :func:`experiments.sweep.table.check_parts`; what is trained
+            is kept.
     """
     began = time.time()
     while not stop():
@@ -121,6 +125,7 @@ def run_sweep(
         if not jobs:
             break
         if _one_of(sweep, jobs, train, stop):
+            check_parts(sweep)
             continue
         if sweep.rungs is None:
             say(f"mtkd: others train the {len(jobs)} trials that are left")

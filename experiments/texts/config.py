@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 import string
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ class DataConfig:
     mix: dict[str, Positive] = field(default_factory=dict)
     """What domains weigh beside others: with 2 a domain's texts are read twice as often
     as they stand; those not named weigh 1. An epoch grows: no text is left out."""
-    mix_temperature: Annotated[float, Interval(ge=1)] = 1.0
+    mix_temperature: Annotated[float, Interval(ge=1, le=math.inf)] = 1.0
     """Flattens the sizes of domains n to n ** (1 / this) before they are weighed: at
     1 they stay, at ``.inf`` what ``mix`` gives are the shares themselves."""
     train_samples: AtLeastOne | None = None

@@ -34,6 +34,10 @@ AT_ONCE = 16
 """Prompts per batch."""
 
 
+MOST_SEED = 1 << 63
+"""Seeds are below it: chats and corpora count on from them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
     """How the next token is chosen, and how many of them."""
@@ -67,6 +71,8 @@ class Drawing:
                 f"top_p is {self.top_p} while temperature is 0, which draws nothing; "
                 "set a temperature above 0, such as 0.8, or leave top_p out"
             )
+        if not 0 <= self.seed < MOST_SEED:
+            raise InputError(f"seed is {self.seed}; give a whole number from 0 to 2^63")
         # 0 stands for no drawing at all, whose top_p is checked all the same.
         check_drawing(self.temperature or 1, self.top_p)
 

@@ -165,6 +165,16 @@ def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
     assert "disk is full while writing runs/x/metrics.jsonl" in capsys.readouterr().err
 
 
+def test_full_output_is_told_from_a_full_disk(monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("experiments.doctor.examine", full)
+    assert main(["doctor"]) == 2
+    shown = capsys.readouterr().err
+    assert "or where this command's output goes" in shown and "run.dir" not in shown
+
+
 def test_ctrl_c_ends_quietly(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt

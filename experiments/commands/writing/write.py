@@ -195,7 +195,7 @@ def _typed(text: str) -> Any:
 
 def _model(config: Config, by: str) -> tuple[str, tuple[int | None, str | None]]:
     """What to load, and of the student its seed and vocabulary."""
-    from align.errors import InputError, meant
+    from align.errors import InputError, meant, nearest
     from experiments.config.presets import load_registry
     from experiments.making.made import with_made_student
 
@@ -207,7 +207,8 @@ def _model(config: Config, by: str) -> tuple[str, tuple[int | None, str | None]]
         seed = config.run.seed if fresh else None
         return config.student.model, (seed, config.vocabulary)
     known = [*config.teachers, *([STUDENT] if config.student.model else [])]
-    if known and by.isidentifier() and not Path(by).exists():
+    mistyped = by.isidentifier() or nearest(by, known)  # of the hub it may be, too
+    if known and mistyped and not Path(by).exists():
         raise InputError(
             f"--by {by}: no teacher of the config{meant(by, known)} It has "
             f"{', '.join(known)}; or give a model"

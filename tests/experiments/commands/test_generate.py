@@ -90,6 +90,8 @@ def test_prompts_come_from_the_command_line_a_file_or_stdin(
         (["--prompt-file", "gone.txt"], "gone.txt: no such file"),
         (["--prompt-file", "/"], "/: a folder; give a file with a prompt a line"),
         (["--chat"], "has no chat template"),
+        (["--seed", str(1 << 63)], "give a whole number from 0 to 2^63"),
+        (["--seed", "-1"], "seed is -1; give"),
         (["--top-p", "2"], "top_p is 2.0; give a share in (0, 1]"),
     ],
 )

@@ -40,7 +40,9 @@ def test_progress_goes_on_when_the_reader_of_stderr_leaves(unread, monkeypatch):
     unread.flush()  # is not hindered either
 
 
-@pytest.mark.parametrize("words", [["config", "show"], ["recipes", "show", "one_card"]])
+@pytest.mark.parametrize(
+    "words", [["config", "show"], ["recipes", "show", "one_card"], ["recipes", "list"]]
+)
 def test_what_only_shows_ends_with_a_code_when_its_reader_leaves(
     words, unread, monkeypatch
 ):

@@ -10,8 +10,8 @@ from experiments.config.parsing import ConfigError
 from experiments.config.schema import hints_of, named_section, section_of
 from experiments.config.tree import Config, load_config
 
-TAKES_INFINITY = {"train.max_grad_norm", "gate.tolerance"}
-"""No clipping at all, and a gate that never shuts."""
+TAKES_INFINITY = {"train.max_grad_norm", "gate.tolerance", "data.mix_temperature"}
+"""No clipping at all, a gate that never shuts, and sizes that count for nothing."""
 
 
 def numbers_in(hint: Any) -> Iterator[tuple[str, type]]:

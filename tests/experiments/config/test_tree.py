@@ -1,3 +1,4 @@
+import math
 import shlex
 
 import pytest
@@ -376,3 +377,19 @@ def test_a_general_setting_that_a_preset_hides_is_pointed_out():
     aware = load_config({"phases": ["dual"], **in_z, "phase": {"all": in_z}})
     assert hidden_settings(aware, presets) == []
     assert hidden_settings(load_config({"phases": ["dual"]}), presets) == []
+
+
+def test_a_setting_written_as_one_key_of_a_file_is_told_how_to_be_nested():
+    with pytest.raises(ConfigError, match=r"write loss: \{lambda_k: …\}$"):
+        load_config({"loss.lambda_k": 3}, [])
+
+
+def test_what_a_teacher_s_section_refuses_names_the_teacher():
+    teacher = {"model": "zoo:gpt2-prose", "revision": "v1"}
+    with pytest.raises(ConfigError, match=r"^teachers\.a\.revision is 'v1', but teac"):
+        load_config({"teachers": {"a": teacher}}, [])
+
+
+def test_a_temperature_of_domains_may_have_no_end():
+    config = load_config({}, ["data.mix_temperature=.inf"])
+    assert config.data.mix_temperature == math.inf

@@ -147,6 +147,8 @@ def test_what_is_measured_needs_text_and_must_predict_the_next_token(
 ):
     with pytest.raises(ValueError, match=r"is no run's folder.*--data news=news"):
         measure(str(tiny_zoo["student"]))
+    with pytest.raises(FileNotFoundError, match=r"^there is no \./nowhere; give a run"):
+        measure("./nowhere")
     (tmp_path / "c.txt").write_text("four four four\n\n" * 20)
     with pytest.raises(ValueError, match="predicts no next token"):
         measure(str(tiny_zoo["bert-mixed"]), [str(tmp_path / "c.txt")])

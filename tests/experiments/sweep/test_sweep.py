@@ -395,9 +395,23 @@ def test_a_row_of_which_a_seed_has_no_number_is_not_the_best(planned):
 def test_a_sweep_without_a_number_ends_with_an_error(planned, search):
     words = ("train.learning_rate=[0.1, 0.2]", "train.steps=40")
     sweep = planned(*words, by="bits_per_char:cod", search=search)
-    run_sweep(sweep, StopRequest(), Pretended(rate_and_seed))
+    train = Pretended(rate_and_seed)
+    with pytest.raises(ValueError, match="no trial has that part; bits_per_char has "):
+        run_sweep(sweep, StopRequest(), train)
+    assert len(train.calls) == 1  # no other trial is trained for nothing
     with pytest.raises(ValueError, match="no trial has that part; bits_per_char has "):
         check_measured(sweep)
+
+
+def test_a_grid_that_is_trained_is_judged_anew_by_another_metric(planned):
+    sweep = planned("train.learning_rate=[0.1, 0.2]", by="bits_per_char:cod")
+    train = Pretended(rate_and_seed)
+    with pytest.raises(ValueError, match="trained trials are kept"):
+        run_sweep(sweep, StopRequest(), train)
+    again = planned("train.learning_rate=[0.1, 0.2]", by="bits_per_char:code")
+    run_sweep(again, StopRequest(), train)
+    assert len(train.calls) == 2
+    check_measured(again)
 
 
 def test_a_halving_without_finite_numbers_ends_with_an_error(planned):
