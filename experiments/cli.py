@@ -154,6 +154,17 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _tell("interrupted")
         return 130
+    except SystemExit as error:
+        # no command of ours ends so: a code of 0 would say that all is done
+        if debug:
+            raise
+        from align.errors import PROGRAM_ERROR
+
+        _tell(
+            f"failed: a plugin or library ended the process (sys.exit({error.code!r})) "
+            "before the work was done; --debug shows where"
+        )
+        return PROGRAM_ERROR
     except Exception as error:
         if debug:
             raise

@@ -62,6 +62,11 @@ def config_of(request: Request) -> Config:
                 "given, from the model as it was, in one phase; for anything else take "
                 "what it makes with --steps 0 as student.model of a config of your own"
             )
+        if key == "train.steps" and request.steps is not None:
+            raise InputError(
+                f"--steps {request.steps} and {override} both say how long it is "
+                "trained; give one of them"
+            )
     settings = [f"run.name=adapt-{_safe(request.folder.name)}"]
     if request.data:
         settings.append(f"data.train=[{', '.join(request.data)}]")

@@ -16,6 +16,7 @@ from experiments.commands.parser import (
     config_of,
     count,
     option,
+    refuse_given,
 )
 from experiments.commands.tables import print_table
 from experiments.commands.viz import save
@@ -37,8 +38,11 @@ def estimate(options: Namespace) -> int:
     if options.plan and options.routing:
         raise ConfigError("--plan reads no text and --routing does; give one of them")
     if options.plan:
+        refuse_given(options, "--plan reads no text", every_text=False)
         return _plan(config, options)
     if options.routing:
+        why = "--routing measures some held-out texts in one process"
+        refuse_given(options, why, every_text=False, processes=1)
         return _routing(config, options)
     tell(source_warnings(config))
     with waiting("loading models, reading texts and measuring a step"):

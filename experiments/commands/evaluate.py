@@ -13,6 +13,7 @@ from experiments.commands.parser import (
     PLUGIN_OPTIONS,
     Command,
     option,
+    refuse_given,
     registry_of,
 )
 from experiments.commands.tables import print_table
@@ -48,6 +49,9 @@ def _by_evaluators(options: Namespace) -> int:
     from experiments.measuring.session import Session
     from experiments.report.measure import measure_by
 
+    if options.use is None:
+        why = f"{USUAL} reads no pairs, and --use names nothing else"
+        refuse_given(options, why, pairs=None)
     uses = typed(options.use or [USUAL])
     session = Session(
         evaluators=chosen(uses, registry_of(options, strict=False), "--use"),

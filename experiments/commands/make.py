@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from experiments.making.make import Recipe
     from teacher.packages.manifest import Manifest
 
-RULES = ("uniform", "first", "floor", "importance", "density", "search")
+JUDGING = ("importance", "density", "search")
+RULES = ("uniform", "first", "floor", *JUDGING)
+"""Of which layers are kept; some judge by a text."""
 
 
 @lasting_output("the making")
@@ -57,8 +59,22 @@ def _recipe(options: Namespace) -> Recipe:
             "leave them out, or give that maker's options as --use "
             f"'{{use: {use}, OPTION: VALUE}}'"
         )
+    twice = sorted(settings.keys() & given.keys())
+    if twice:
+        option_of = {"keep": "--layers", "rule": "--rule"}
+        raise InputError(
+            f"{option_of[twice[0]]} and the {twice[0]} of --use say the same thing; "
+            "give one of them"
+        )
+    options_of_maker = settings | given
+    judging = options_of_maker.get("rule") in JUDGING
+    if options.data and use == "layers" and not judging:
+        raise InputError(
+            f"--data is read by the rules {', '.join(JUDGING)} alone; leave it out, or "
+            "give one of these by --rule"
+        )
     data = DataConfig(train=options.data or ["zoo"])
-    return Recipe(source=options.source, use=use, options=settings | given, data=data)
+    return Recipe(source=options.source, use=use, options=options_of_maker, data=data)
 
 
 def _layers(text: str | None) -> int | list[int] | None:

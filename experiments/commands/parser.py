@@ -118,6 +118,25 @@ def count(text: str) -> int:
     return int(text)
 
 
+def refuse_given(options: argparse.Namespace, why: str, **unread: Any) -> None:
+    """Refuse options that the others leave without effect.
+
+    Args:
+        options: of the command line.
+        why: what makes them so.
+        unread: the default of each, by its name in ``options``.
+
+    Raises:
+        InputError: one is not at its default.
+    """
+    from align.errors import InputError
+
+    for name, default in unread.items():
+        if getattr(options, name) != default:
+            word = f"--{name.replace('_', '-')}"
+            raise InputError(f"{word} changes nothing: {why}; leave one of both out")
+
+
 OVERRIDES = option(
     "overrides",
     nargs="*",

@@ -294,6 +294,9 @@ def resolve_phase(
             place = "phase." if name != phase_name else "phases: "
             place = f"{place}{name}" if like == name else f"phase.{name}.like {like}"
             raise _unknown(place, like, presets)
+    every = config.phase.get(EVERY_PHASE, {}).get("like")
+    if every and every not in presets:
+        raise _unknown(f"phase.{EVERY_PHASE}.like {every}", every, presets)
     taken = preset_name(config, phase_name, presets)
     preset = write_out_phase(presets[taken])
     try:

@@ -94,9 +94,9 @@ def _refused(error: OSError) -> str:
                 "goes; free some space there, then run the same command"
             )
         return (
-            f"the disk is full while writing {error.filename}; free some space, or move "
-            "the run's folder to another disk and set run.dir to where it is, then run "
-            "the same command: finished phases are kept"
+            f"the disk is full while writing {error.filename}; free some space, or "
+            "move the run's folder to another disk and set run.dir to where it is, "
+            "then run the same command: finished phases are kept"
         )
     reason = os.strerror(error.errno or 0)
     return (

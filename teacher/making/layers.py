@@ -40,7 +40,12 @@ class Layers:
             InputError: numbers that cannot be meant.
         """
         if isinstance(keep, list):
-            check_kept(keep, max(keep, default=0) + 1)
+            check_kept(keep)
+            if rule != "uniform":
+                raise InputError(
+                    f"rule {rule} chooses layers where keep says how many, and keep is "
+                    f"{keep}; leave rule out, or give a number"
+                )
         elif keep < 0:
             raise InputError(f"keep is {keep}; give a number of layers, or their list")
         if rule not in RULES:

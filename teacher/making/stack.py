@@ -87,18 +87,26 @@ def with_layers(model: nn.Module, kept: Sequence[int]) -> Any:
     return rebuilt(model, _settings(model, kept), state)
 
 
-def check_kept(kept: Sequence[int], depth: int, place: str = "keep") -> None:
+def check_kept(
+    kept: Sequence[int], depth: int | None = None, place: str = "keep"
+) -> None:
     """Refuse layers that are not there, out of order or named twice.
+
+    Args:
+        kept: numbers of layers.
+        depth: how many layers there are; None: that is not known yet.
+        place: what gave them, for the error.
 
     Raises:
         InputError: names the place.
     """
     ascending = all(below < above for below, above in pairwise(kept))
-    there = all(0 <= layer < depth for layer in kept)
+    there = all(layer >= 0 and (depth is None or layer < depth) for layer in kept)
     if not kept or not ascending or not there:
+        most = "on" if depth is None else f"to {depth - 1}"
         raise InputError(
-            f"{place} is {list(kept)}; give numbers of layers from 0 to {depth - 1}, "
-            "at least one, ascending and none twice"
+            f"{place} is {list(kept)}; give numbers of layers from 0 {most}, at least "
+            "one, ascending and none twice"
         )
 
 

@@ -31,6 +31,7 @@ from teacher.store.packing import (
 )
 from teacher.store.records import (
     Constants,
+    check_size,
     codecs_of,
     file_record,
     read_constants,
@@ -56,9 +57,13 @@ class StoreWriter:
         """The record of a finished shard, None of one that is not.
 
         Raises:
-            StoreError: the record is damaged or of another plan.
+            StoreError: the record is damaged or of another plan, or the shard that it
+                is of is not there, or cut off.
         """
-        return read_record(self.path, number, self._plan_digest)
+        record = read_record(self.path, number, self._plan_digest)
+        if record is not None:
+            check_size(self.path, record.data, record_name(number))
+        return record
 
     def missing(self) -> list[int]:
         """Shards that are still to be made; the store must know their number."""

@@ -184,6 +184,35 @@ def test_ctrl_c_ends_quietly(monkeypatch, capsys):
     assert capsys.readouterr().err == "mtkd: interrupted\n"
 
 
+def test_work_that_something_ends_by_sys_exit_is_not_done(monkeypatch, capsys):
+    monkeypatch.setattr("experiments.doctor.examine", lambda: sys.exit(0))
+    assert main(["doctor"]) == 1
+    assert "ended the process (sys.exit(0)) before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["estimate", "quickstart", "--plan", "--every-text"],
+            "--every-text changes n",
+        ),
+        (
+            ["estimate", "quickstart", "--routing", "--processes", "2"],
+            "--processes cha",
+        ),
+        (["eval", "runs/x", "--pairs", "p.jsonl"], "--pairs changes nothing"),
+        (
+            ["adapt", "a", "--to", "b", "--steps", "0", "train.steps=3"],
+            "both say how l",
+        ),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(words, told, capsys):
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_options_and_overrides_may_alternate(capsys):
     words = ["config", "show", "quickstart", "train.steps=7"]
     assert main([*words, "--no-plugins", "fuse.z_dim=3"]) == 0

@@ -16,6 +16,7 @@ from experiments.commands.parser import (
     config_of,
     count,
     option,
+    refuse_given,
     share_in,
     tell_stopped,
 )
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 BEGINNINGS, NOTHING = "beginnings", "nothing"
 STUDENT = "student"
+OPENING_TOKENS = 16
+"""Of a text's beginning, if nothing else is said."""
 
 
 @lasting_output("writing")
@@ -138,7 +141,7 @@ WRITE = Command(
         option(
             "--opening-tokens",
             type=count,
-            default=16,
+            default=OPENING_TOKENS,
             metavar="N",
             help="of a beginning, by the writer's tokenizer (16)",
         ),
@@ -239,10 +242,14 @@ def _openings(
     from experiments.writing.openings import Opening, beginnings, prompts
 
     if options.prompts is not None:
+        why = "--prompts says what to go on from"
+        refuse_given(options, why, openings=BEGINNINGS, opening_tokens=OPENING_TOKENS)
         return prompts(Path(options.prompts), options.number, chat=options.chat)
     if options.chat:
         raise InputError("--chat says how --prompts are read; give --prompts FILE")
     if options.openings == NOTHING:
+        why = "--openings nothing has no beginnings"
+        refuse_given(options, why, opening_tokens=OPENING_TOKENS)
         if greedy:  # each goes on from the same
             raise InputError(
                 "--openings nothing with --writer greedy writes one text again and "

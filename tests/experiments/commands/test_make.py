@@ -82,7 +82,16 @@ def test_a_rule_of_a_sample_reads_the_text_that_is_given(source, tmp_path):
     ("words", "told"),
     [
         (["--layers", "9"], "keep is 9, but"),
-        (["--layers", "0,0"], "none twice"),
+        (["--layers", "0,0"], "give numbers of layers from 0 on"),
+        (["--layers", "0,1", "--rule", "search"], "leave rule out, or give a number"),
+        (
+            ["--layers", "1", "--data", "x.txt"],
+            "--data is read by the rules importance",
+        ),
+        (
+            ["--layers", "1", "--use", "{use: layers, keep: 2}"],
+            "--layers and the keep of --use say the same",
+        ),
         (["--layers", "half"], "give how many layers are kept"),
         (["--use", "layer"], "did you mean 'layers'"),
         (["--use", "{use: layers, keeps: 1}"], "make.keeps"),

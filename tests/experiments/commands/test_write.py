@@ -43,6 +43,7 @@ def test_a_teacher_goes_on_from_the_texts_of_a_config(config, tmp_path, capsys):
     ("words", "said"),
     [
         (["--by", "pros", "--out", "x.jsonl"], "did you mean 'prose'"),
+        (["--by", "pro-se", "--out", "x.jsonl"], "did you mean 'prose'"),
         (["--by", "prose", "--out", "x.txt"], "ends in .jsonl"),
         (["--by", "prose", "--out", "."], "ends in .jsonl"),
         (["--by", "prose", "--out", "x.jsonl", "--shard", "3/2"], "1/8 to 8/8"),

@@ -225,6 +225,7 @@ def test_a_phase_says_which_teachers_fit_when_too_few_do(presets):
         ),
         ([FOUR, "phases=[duel]"], r"phases: duel is not known; did you mean 'dual'\?"),
         ([FOUR, "phase.duel.train.steps=1"], r"phase\.duel is not known; did you mean"),
+        ([FOUR, "phase.all.like=duel"], r"phase\.all\.like duel is not known; did you"),
         ([FOUR, "phase.dual.teachers=[x]"], r"names 'x', which is not known.*p, q, r"),
         (
             [FOUR, "phase.dual.fuse.temperature=0"],
