@@ -57,6 +57,10 @@ class TeacherRule:
             ValueError: a value that its type does not take, or max below min.
         """
         check_fields(self, "teachers")
+        names = self.names or []
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"teachers names {repeated!r} twice; name each once")
         if self.max is not None and self.max < self.min:
             raise ValueError(
                 f"teachers.max must be >= teachers.min ({self.min}), got {self.max}"

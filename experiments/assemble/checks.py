@@ -319,15 +319,14 @@ def check_resume(run_dir: Path, resume: str) -> None:
     if resume not in RESUME:
         raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
     refuse_pipes(run_dir)
-    before = run_dir / "config.yaml"
-    if not before.is_file():
-        if resume == "must":
-            raise ConfigError(
-                f"--resume must: there is no run in {run_dir} to continue; check "
-                "run.dir and run.name"
-            )
-        return
-    if resume == "never":
+    there = (run_dir / "config.yaml").is_file()
+    begun = any((run_dir / name).is_dir() for name in ("phases", "baselines"))
+    if resume == "must" and not (there and begun):
+        raise ConfigError(
+            f"--resume must: there is no run in {run_dir} to continue, of which "
+            "something is trained; check run.dir and run.name"
+        )
+    if there and resume == "never":
         raise ConfigError(
             f"{run_dir} holds a run already; choose another run.name, or --resume "
             "auto to continue it"

@@ -17,6 +17,7 @@ from experiments.assemble.fingerprint import (
     student_of,
     tokenizer_digest,
 )
+from experiments.config.sections import StoreConfig
 from experiments.config.tree import Config
 from teacher.loading.tokenizer import load_tokenizer
 from teacher.names import STORE
@@ -145,11 +146,25 @@ def check_settings(
     now |= settings_of(config)
     now |= _on_student_tokens(config, store.plan, student_tokenizer)
     changed = differences(_only({"learn_end": False} | stored, now), now)
-    if store.plan.form != config.store.form:
-        changed.insert(
-            0, f"form: stored {store.plan.form!r}, config {config.store.form!r}"
-        )
+    changed = [*_kept_otherwise(config, store.plan), *changed]
     _refuse(store, changed, "under another store.name")
+
+
+def _kept_otherwise(config: Config, plan: Plan) -> list[str]:
+    """How a store keeps its numbers, where the config asks for something else; what it
+    leaves at its default it does not ask for."""
+    usual = StoreConfig()
+    kept: dict[str, Any] = {"form": plan.form, "encoding": plan.encoding.name}
+    if plan.encoding.rank is not None:
+        kept["rank"] = plan.encoding.rank
+    if plan.outputs is not None:
+        kept |= {"top_k": plan.outputs.top_k, "log_probs": plan.outputs.log_probs}
+    asked = {name: getattr(config.store, name) for name in kept}
+    return [
+        f"{name}: stored {kept[name]!r}, config {value!r}"
+        for name, value in asked.items()
+        if value != kept[name] and (name == "form" or value != getattr(usual, name))
+    ]
 
 
 def _on_student_tokens(

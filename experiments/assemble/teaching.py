@@ -50,6 +50,7 @@ from experiments.choosing.weigher import (
     router_options,
     shares_of,
 )
+from experiments.config.parsing import ConfigError
 from experiments.config.tree import PhaseConfig
 from fuse.beforehand.choose import TextChoice
 from fuse.routers.router import learns, needs_sample
@@ -248,10 +249,16 @@ def check_phase(
         InputError: a layer that a model does not have, not one weight a teacher or one
             temperature a layer, an output that is not there or cannot be compared, or
             widths that a term cannot bring together.
-        ConfigError: a term needs what no teacher can give; names all of them.
+        ConfigError: no term is on, or one needs what no teacher can give; names all of
+            them.
     """
     if not teachers:
         return introduce(alone_objectives(phase, registry), student, {})
+    if not chosen_terms(phase.loss, phase.output):
+        raise ConfigError(
+            f"phase {phase.name!r} learns nothing: the weights of all terms of loss "
+            "and output are 0; give one, such as loss.delta_ce=1 for the next token"
+        )
     check_needs(phase, registry, teachers)
     check_outputs(phase, registry, teachers, student_tokenizer)
     mapped = {n: teachers[n] for n in with_depth(phase, registry, teachers)}

@@ -34,10 +34,6 @@ AT_ONCE = 16
 """Prompts per batch."""
 
 
-MOST_SEED = 1 << 63
-"""Seeds are below it: chats and corpora count on from them."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
     """How the next token is chosen, and how many of them."""
@@ -49,7 +45,7 @@ class Drawing:
     top_p: float = 1.0
     """Draw among the likeliest tokens that together have this share, in (0, 1]."""
     seed: int = 0
-    """Of what is drawn."""
+    """Of what is drawn, in [0, 2^63)."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -58,9 +54,8 @@ class Drawing:
             InputError: a value out of its range.
         """
         if self.max_new_tokens < 1:
-            raise InputError(
-                f"max_new_tokens is {self.max_new_tokens}; give 1 or more tokens"
-            )
+            most = self.max_new_tokens
+            raise InputError(f"max_new_tokens is {most}; give 1 or more tokens")
         if not 0 <= self.temperature < float("inf"):
             raise InputError(
                 f"temperature is {self.temperature:g}; give 0 for the likeliest token "
@@ -71,7 +66,7 @@ class Drawing:
                 f"top_p is {self.top_p} while temperature is 0, which draws nothing; "
                 "set a temperature above 0, such as 0.8, or leave top_p out"
             )
-        if not 0 <= self.seed < MOST_SEED:
+        if not 0 <= self.seed < 1 << 63:
             raise InputError(f"seed is {self.seed}; give a whole number from 0 to 2^63")
         # 0 stands for no drawing at all, whose top_p is checked all the same.
         check_drawing(self.temperature or 1, self.top_p)
@@ -79,9 +74,8 @@ class Drawing:
     @property
     def way(self) -> Way:
         """What temperature and share come to."""
-        if not self.temperature:
-            return Greedy()
-        return Sample(temperature=self.temperature, top_p=self.top_p)
+        drawn = Sample(temperature=self.temperature or 1, top_p=self.top_p)
+        return drawn if self.temperature else Greedy()
 
 
 @dataclass(frozen=True, slots=True)

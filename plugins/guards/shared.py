@@ -30,7 +30,7 @@ def blamed(entry: Entry) -> Iterator[None]:
         raise entry.error(str(error)) from error
     except MtkdError as error:
         raise entry.error(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # which a plugin may not end, either
         problem = f"{type(error).__name__}: {error}".rstrip(": ")
         raise entry.error(problem, PluginCrashError) from error
 

@@ -122,6 +122,16 @@ def test_a_crash_names_the_plugin_and_keeps_its_cause():
     assert (raised.value.distribution, raised.value.version) == ("acme-mtkd", "1.2")
 
 
+def test_a_plugin_that_ends_the_process_is_a_crash_and_named():
+    class Leaves(LearnableRouter):
+        def forward(self, query):
+            raise SystemExit(0)
+
+    router = guarded("router", Leaves)(16, 3)
+    with pytest.raises(PluginCrashError, match=r"acme.*SystemExit: 0"):
+        router(torch.zeros(4, 9, 16))
+
+
 def test_training_that_has_gone_wrong_is_not_blamed_on_the_router():
     router = guarded("router", LearnableRouter)(8, 3)
     assert router(torch.full((2, 8), torch.nan)).isnan().all()

@@ -52,3 +52,8 @@ def test_counts_are_checked():
         TeacherRule(min=-1)
     with pytest.raises(ValueError, match="max must be >="):
         TeacherRule(min=3, max=2)
+
+
+def test_a_teacher_is_named_once():
+    with pytest.raises(ValueError, match="teachers names 'a' twice; name each once"):
+        TeacherRule(names=["a", "b", "a"])

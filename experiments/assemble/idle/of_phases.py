@@ -16,7 +16,7 @@ from plugins.options import options_of
 from plugins.registry import Registry
 from student.objective import RELATIONS, needs_of
 from student.output_config import OUTPUT_TERMS, OutputConfig
-from student.terms.key_value import OBJECTIVES
+from student.terms.key_value import BUILT_IN, OBJECTIVES
 
 Idle = Callable[[PhaseConfig, Registry], str]
 """Why a setting changes nothing in a phase; nothing where it may change something."""
@@ -44,6 +44,7 @@ def rules() -> dict[str, Idle]:
     A setting that is not here always acts, or it takes more than the settings to see.
     """
     return {
+        **{built_in.short: _given_way(name) for name, built_in in BUILT_IN.items()},
         **{f"output.{name}": _of_terms(kinds) for name, kinds in _kinds_by_option()},
         **{
             f"fuse.{name}": _of_router(router)
@@ -101,6 +102,12 @@ def rules() -> dict[str, Idle]:
             "train.early_stop.metric is null: all steps are done",
         ),
     }
+
+
+def _given_way(term: str) -> Idle:
+    """A weight that is short for a term gives way to the term itself."""
+    why = f"loss.terms.{term} says the weight"
+    return lambda phase, registry: why if term in phase.loss.chosen else ""
 
 
 def _kinds_by_option() -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -300,3 +300,10 @@ def test_a_transform_s_strength_moves_by_any_rule_that_is_let_through(rule):
             timetable.kept = lambda term, step: 0.75
             transforms.at(1)
             assert timetable.taken() == {place: 0.75}
+
+
+def test_a_phase_without_any_term_is_refused():
+    weights = ("lambda_k", "lambda_v", "beta_cos", "gamma_kl", "delta_ce")
+    silent = checked(*(f"loss.{name}=0" for name in weights))
+    with pytest.raises(ConfigError, match=r"learns nothing: .* such as loss.delta_ce"):
+        check_phase(silent, REGISTRY, None, {"a": None}, None)

@@ -15,6 +15,7 @@ from experiments.config.parsing import merge
 from experiments.config.tree import load_config
 from student.loop.batches import BatchMaker
 from teacher.store import KVStore, StoreError
+from teacher.store.manifest import Encoding
 from tests.experiments import spoiled
 from tests.experiments.runs.test_chats import PLAIN, STRICT, templated, write_chats
 from tests.experiments.small_runs import said, small_config
@@ -300,6 +301,7 @@ def test_what_a_store_cannot_give_is_refused_before_any_work(
         (f"teachers.qwen-code.model={tiny_zoo['neox-mixed']}", "weights: stored"),
         ("run.seed=5", "does not hold text"),
         ("store.form=adapted", "form: stored 'raw', config 'adapted'"),
+        ("store.encoding=int8", "encoding: stored 'bfloat16', config 'int8'"),
     ):
         code, message = said([*read, override], capsys)
         assert code == 2 and words in message, (override, message)
@@ -314,7 +316,12 @@ def test_a_store_on_the_students_tokens_has_the_ends_that_were_extracted(learn_e
         known = settings_of(config) | ends_of(config)
         known |= {"student_tokenizer": tokenizer_digest(tokenizer)}
         known |= {"aligner": config.align.aligner}
-        plan = SimpleNamespace(form="aligned", fingerprint=known)
+        plan = SimpleNamespace(
+            form="aligned",
+            fingerprint=known,
+            encoding=Encoding(name="int8"),
+            outputs=None,
+        )
         now = load_config(None, ["store.form=aligned", f"data.learn_end={learn_end}"])
         check_settings(now, SimpleNamespace(path="kv", plan=plan), [], tokenizer)
 

@@ -53,6 +53,11 @@ def test_a_setting_with_nothing_to_act_on_is_said_to_change_nothing(word, why):
     assert sentence.startswith(name.removesuffix(".steps"))
 
 
+def test_a_weight_that_gives_way_to_the_term_itself_is_said_to():
+    (sentence,) = idle("loss.lambda_k=2", "loss.terms.kv_k.weight=3")
+    assert sentence == "loss.lambda_k changes nothing: loss.terms.kv_k says the weight"
+
+
 @pytest.mark.parametrize(
     "words",
     [
