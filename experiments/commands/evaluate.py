@@ -29,6 +29,8 @@ def evaluate(options: Namespace) -> int:
         return _by_evaluators(options)
     from experiments.report.measure import measure
 
+    if options.plugin or options.skip_plugin or options.no_plugins:
+        registry_of(options, strict=False)  # what cannot be loaded is told
     results = measure(options.run, options.data, like=_like(options))
     if options.json:
         print(json.dumps(results, indent=1))

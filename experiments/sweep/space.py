@@ -88,7 +88,12 @@ class Space:
         Args:
             count: combinations.
             seed: of the draw; more combinations of one seed begin with the fewer.
+
+        Raises:
+            InputError: more than :data:`MOST`, or a range of seeds.
         """
+        if count > MOST:
+            raise InputError(f"--trials is {count}; a sweep has at most {MOST} of them")
         seeds = self.tried.get(SEED, [None])
         if isinstance(seeds, Range):
             raise InputError(f"{SEED} is a range; give a list of seeds")

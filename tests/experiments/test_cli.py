@@ -201,6 +201,11 @@ def test_work_that_something_ends_by_sys_exit_is_not_done(monkeypatch, capsys):
             ["estimate", "quickstart", "--routing", "--processes", "2"],
             "--processes cha",
         ),
+        (["eval", "runs/x", "--plugin", "/nope.py"], "/nope.py"),
+        (
+            ["eval", "a", "--use", "generation", "--pairs", "d=p.jsonl"],
+            "no p.jsonl; gi",
+        ),
         (["eval", "runs/x", "--pairs", "p.jsonl"], "--pairs changes nothing"),
         (
             ["adapt", "a", "--to", "b", "--steps", "0", "train.steps=3"],
@@ -208,7 +213,9 @@ def test_work_that_something_ends_by_sys_exit_is_not_done(monkeypatch, capsys):
         ),
     ],
 )
-def test_options_that_would_change_nothing_are_refused(words, told, capsys):
+def test_options_that_would_change_nothing_or_lead_nowhere_are_refused(
+    words, told, capsys
+):
     assert main(words) == 2
     assert told in capsys.readouterr().err
 

@@ -131,3 +131,9 @@ def test_trials_are_called_by_their_settings_and_never_alike():
     assert max(map(len, names)) <= 100
     both = names_of([(("phase.a.train.steps", 1), ("phase.b.train.steps", 2))])
     assert both == ["phase.a.train.steps-1_phase.b.train.steps-2"]
+
+
+def test_more_trials_than_a_sweep_has_are_refused_before_any_is_drawn():
+    space = read_space({}, ["train.learning_rate={low: 0.1, high: 1}"])
+    with pytest.raises(ValueError, match="--trials is 99999999; a sweep has at most"):
+        space.drawn(99_999_999, 0)
