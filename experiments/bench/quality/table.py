@@ -143,7 +143,9 @@ def read_outcome(bed: Setup, arm: Arm, seeds: Sequence[int]) -> Outcome:
     if arm.stored:
         cost += sum(_read(bed.reading(name))["cpu_s"] for name in arm.teachers)
     leads = _mean_leads([result["leads"] for result in results])
-    peak = float(np.median([result.get("peak_bytes", 0) for result in results]))
+    # results of earlier benches do not say it
+    peaks = [result["peak_bytes"] for result in results if "peak_bytes" in result]
+    peak = float(np.median(peaks)) if peaks else 0.0
     return Outcome(arm, runs, cost, leads, peak=peak)
 
 
