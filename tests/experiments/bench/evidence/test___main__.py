@@ -102,6 +102,43 @@ def test_nothing_is_begun_without_budget_nor_where_it_is_only_listed(measure, tm
     assert not (tmp_path / "out" / "logs").exists()
 
 
+BURNS = """import sys, time
+print(sys.argv[2:])
+while time.process_time() < 0.3:
+    pass
+"""
+
+
+def test_a_command_that_resumes_is_given_the_rest_and_is_done_when_some_is_left(
+    measure, tmp_path
+):
+    """Processor time is taken off: what comes after it is begun another time."""
+    page = tmp_path / "page.md"
+    burns = "python burns.py experiments.bench.quality"
+    page.write_text(
+        f"## A\n\n```bash\n{burns}\n```\n\n## B\n\n```bash\n{burns} b\n```\n"
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "burns.py").write_text(BURNS)
+    assert measure("--budget", "0.004")[0] == 0  # a quarter of a second
+    assert "['--budget', '0.00']" in (out / "logs" / "a.txt").read_text()
+    assert not (out / "logs" / "b.txt").exists()
+    assert bench.Bench(out, fetch=False).finished() == {}
+    assert measure("--budget", "1")[0] == 0
+    assert list(bench.Bench(out, fetch=False).finished()) == [burns, f"{burns} b"]
+    assert "['b', '--budget', '0.99']" in (out / "logs" / "b.txt").read_text()
+
+
+def test_a_command_that_was_stopped_stops_the_page(measure, tmp_path):
+    page = tmp_path / "page.md"
+    stops = f'python -c "raise SystemExit({bench.STOPPED})"'
+    page.write_text(f"## A\n\n```bash\n{stops}\npython -c 1\n```\n")
+    status, out, err = measure()
+    assert status == bench.STOPPED and "the same command goes on" in err
+    assert "python -c 1" not in out
+
+
 def test_an_unknown_section_and_a_missing_page_are_said(measure, tmp_path):
     status, _, err = measure("--only", "fourth")
     assert status == 2 and "no section has 'fourth'" in err
