@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import time
 import uuid
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.bounds.yaml_document import read_yaml
 from align.errors import PROGRAM_ERROR, InputError, exit_code_of
 from align.foreign.seal import DamageError, read_sealed, sealed_text
 from align.support.whole_file import write_whole
@@ -60,10 +62,24 @@ def way_on(path: Path) -> str:
         phase = path.with_name(path.name.removesuffix(SETTINGS))
         trained = phase if phase.is_dir() else f"{phase}.checkpoint"
         return f"delete it and {trained} to train this phase again"
+    words = shlex.join(["mtkd", "train", str(path.parent / CONFIG)])
     return (
-        f"`mtkd train {path.parent / CONFIG}` writes it anew and does not train again "
-        "what is finished"
+        f"`{words}{_where_it_lies(path.parent)}` writes it anew and does not train "
+        "again what is finished"
     )
+
+
+def _where_it_lies(run: Path) -> str:
+    """Settings that a copied or moved run needs, or its config means another folder."""
+    try:
+        said = read_yaml((run / CONFIG).read_text(encoding="utf-8"), CONFIG)["run"]
+        named = Path(said["dir"], said["name"]).expanduser()
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    here = run.resolve()
+    if named.resolve() == here:
+        return ""
+    return " " + shlex.join([f"run.dir={here.parent}", f"run.name={here.name}"])
 
 
 def identify(

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +68,15 @@ def test_what_is_no_run_is_refused(tmp_path, made_up):
     (made_up.path / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json is damaged .*writes it anew"):
         read_run(made_up.path)
+    copied = made_up.path.rename(tmp_path / "a copy")
+    (copied / "config.yaml").write_text("run: {dir: runs, name: first}")
+    place = rf"train '.*a copy/config\.yaml' run\.dir={tmp_path} 'run\.name=a copy'`"
+    with pytest.raises(ValueError, match=place):
+        read_run(copied)
+    (copied / "config.yaml").write_text(f"run: {{dir: {tmp_path}, name: a copy}}")
+    with pytest.raises(ValueError, match=r"train '.*a copy/config\.yaml'` writes"):
+        read_run(copied)
+    made_up = SimpleNamespace(path=copied)
     (made_up.path / "summary.json").write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="holds no JSON object"):
         read_run(made_up.path)
