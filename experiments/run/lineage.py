@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,7 +279,8 @@ def check_record(
             "old code back, go on with the new code by --changed-plugins, or choose "
             "another run.name"
         )
-    replaced = _replaced(before.pop(FILES, {}), now.pop(FILES, {}))
+    files = before.pop(FILES, {}), now.pop(FILES, {})
+    replaced = _replaced(*files, _other_models(before, now))
     known = {key: value for key, value in before.items() if key in now}
     changed = [*differing_fields(known, now), *replaced]
     if changed:
@@ -295,9 +296,12 @@ def check_record(
         )
 
 
-def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Files of models that both sides know and that differ."""
-    both = [name for name in before if name in now and before[name] and now[name]]
+def _replaced(
+    before: Mapping[str, Any], now: Mapping[str, Any], others: Collection[str]
+) -> list[str]:
+    """Files of models that both sides know and that differ; of ``others`` a setting
+    tells already that they are other models."""
+    both = [n for n in before if n not in others and before[n] and now.get(n)]
     rows = []
     for name in both:
         rows += differing_fields(*compared(before[name], now[name]), f"{FILES}.{name}")
@@ -306,13 +310,26 @@ def _replaced(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _models_read(record: Mapping[str, Any], rows: Sequence[str]) -> str:
     """What models are called whose files differ."""
-    teachers: dict[str, Any] = {}
-    for phase in record["phases"].values():
-        teachers |= phase["teachers"]
-    sources = {n: entry["model"] for n, entry in teachers.items()}
-    sources[STUDENT] = record["student"]["model"]
+    sources = _sources(record)
     named = [n for n in sources if any(r.startswith(f"{FILES}.{n}.") for r in rows)]
     return ", ".join(sources[name] for name in named)
+
+
+def _other_models(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """Names under which the settings of both sides have another model."""
+    old, new = _sources(before), _sources(now)
+    return {name for name in old.keys() & new.keys() if old[name] != new[name]}
+
+
+def _sources(record: Mapping[str, Any]) -> dict[str, str]:
+    """The models that a record names, the student's among them, as settings do."""
+    teachers: dict[str, Any] = {}
+    for phase in record.get("phases", {}).values():
+        teachers |= phase["teachers"]
+    sources = {name: entry["model"] for name, entry in teachers.items()}
+    if STUDENT in record:
+        sources[STUDENT] = record[STUDENT]["model"]
+    return sources
 
 
 def differing_fields(before: Any, now: Any, path: str = "") -> list[str]:

@@ -143,6 +143,27 @@ def test_a_model_that_was_replaced_under_its_name_is_not_gone_on_with(kept):
         kept(FILES, {**FILES, "student": {"weights": "9"}})
 
 
+def test_another_model_in_a_setting_was_not_replaced_under_its_name(tmp_path):
+    folder = tmp_path / "1-dual"
+    folder.mkdir()
+    (folder / "complete.json").touch()
+
+    def of(model, files):
+        teachers = {"a": {"model": model}, "b": {"model": "./b"}}
+        config = load_config({"teachers": teachers, "phases": ["dual"]})
+        stage = Stage(resolve_phase(config, "dual", builtin_presets()), ("a", "b"))
+        return record_of(config, [stage], {}, files=files)
+
+    write_record(folder, of("./a", {"a": {"weights": "2"}, "b": {"weights": "3"}}))
+    with pytest.raises(ConfigError, match=r"a\.model: stored './a', con") as refused:
+        check_record(folder, of("./c", {"a": {"weights": "9"}, "b": {"weights": "3"}}))
+    assert "replaced" not in str(refused.value)
+    assert "files.a" not in str(refused.value)
+    with pytest.raises(ConfigError, match=r"a\.model: stored './a', con") as refused:
+        check_record(folder, of("./c", {"a": {"weights": "9"}, "b": {"weights": "4"}}))
+    assert "(./b was replaced under its name)" in str(refused.value)
+
+
 def test_files_that_nobody_could_digest_or_noted_are_not_compared(kept):
     kept(FILES, {**FILES, "a": {}})  # no longer on this machine
     kept({**FILES, "a": {}}, FILES)
