@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from align.errors import InputError, MissingFileError
 from align.foreign.inside import check_name
@@ -19,6 +21,11 @@ _WRAPPERS = {
     "module.": "of a parallel launch; save the model inside it, model.module",
 }
 """Prefixes of weights that were saved with what stood around the model."""
+_AHEAD = ("num_nextn_predict_layers", "num_mtp_layers")
+"""Settings of how many layers behind the last predict several tokens ahead."""
+
+Misfit = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""A weight's name, its shape in the file and by ``config.json``."""
 
 
 def refuse_adapter(name: str, source: str, revision: str | None = None) -> None:
@@ -126,6 +133,61 @@ def incomplete(name: str, missing: Collection[str], others: Collection[str]) -> 
     return f"{start}{shown}; they would be random. Save the whole model again"
 
 
+def misfits(name: str, source: str, shapes: Collection[Misfit]) -> str:
+    """Say which weights have another shape than ``config.json`` asks for.
+
+    Args:
+        name: what the user calls the model.
+        source: where it lies.
+        shapes: of each, see :data:`Misfit`; one at least.
+    """
+    weight, stored, asked = min(shapes)
+    more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+    return (
+        f"model {name!r}: weights in {source} do not fit its config.json: {weight} has "
+        f"shape {list(stored)}, and config.json asks for {list(asked)}{more}; copy the "
+        "config.json that was saved with these weights"
+    )
+
+
+def unused_layers(name: str, model: Any, others: Collection[str]) -> str | None:
+    """Say which whole layers a checkpoint has and a model of its config.json has not.
+
+    Layers of another form are passed over: some families store what predicts several
+    tokens ahead behind the last layer, under the next number.
+
+    Args:
+        name: what the user calls the model.
+        model: as loaded, a torch module.
+        others: names that the checkpoint has and the model does not know.
+
+    Returns:
+        An error; None where there are no such layers.
+    """
+    ahead = max(int(getattr(model.config, key, None) or 0) for key in _AHEAD)
+    for stack, layers in model.named_modules():
+        if type(layers).__name__ != "ModuleList" or not len(layers):
+            continue
+        place = re.compile(rf"{re.escape(stack)}\.(\d+)\.(.+)")
+        parts: dict[int, set[str]] = {}
+        for match in filter(None, map(place.fullmatch, others)):
+            parts.setdefault(int(match[1]), set()).add(match[2])
+        form = {key.partition(".")[2] for key in layers.state_dict()}
+        form = form.union(*(parts[n] for n in parts if n < len(layers)))
+        beyond = sorted(
+            n for n in parts if n >= len(layers) + ahead and parts[n] <= form
+        )
+        if beyond:
+            shown = sorted(f"{stack}.{beyond[0]}.{part}" for part in parts[beyond[0]])
+            return (
+                f"model {name!r}: its weights hold layers that its config.json leaves "
+                f"out, such as {shown[:3]}: {stack} has {len(layers)} by config.json "
+                f"and {beyond[-1] + 1} by its weights; put that number right, or save "
+                "a shorter model of its own with save_pretrained"
+            )
+    return None
+
+
 def damaged(name: str, source: str, error: Exception) -> InputError:
     """The error for weights that cannot be read, with the file where one is found."""
     from safetensors import SafetensorError, safe_open
@@ -151,16 +213,39 @@ def no_weights(
     folder = weights_folder(source)
     if folder is None:
         return not_found(name, source, error)
-    lacking = _lacking_shards(folder)
+    lacking = _dead_link(folder) or _lacking_shards(folder)
     if lacking:
         return MissingFileError(f"model {name!r}: {lacking}")
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt"))
-    weight_files = f"only {', '.join(pickled)}" if pickled else "none"
+    if not pickled:
+        return MissingFileError(
+            f"model {name!r}: {folder} holds no weights (no .safetensors file); "
+            "download or copy model.safetensors there, or give another folder"
+        )
     return MissingFileError(
-        f"model {name!r}: {folder} holds no .safetensors weights ({weight_files}), and "
-        "pickled weights are not read; convert them with "
+        f"model {name!r}: {folder} holds no .safetensors weights (only "
+        f"{', '.join(pickled)}), and pickled weights are not read; convert them with "
         "`mtkd models convert FOLDER NEW` or use a revision with them"
     )
+
+
+def _dead_link(folder: Path) -> str | None:
+    """Which link to weights, or to their index, leads to no file."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix != ".safetensors" and file.name != INDEX:
+            continue
+        try:
+            file.stat()
+        except OSError as error:
+            if not file.is_symlink():
+                continue
+            loops = error.errno == errno.ELOOP
+            why = "and round in a circle" if loops else f"({error.strerror})"
+            return (
+                f"{file} is a link that leads to {os.readlink(file)} {why}; put the "
+                "file itself there, or a link to where it is"
+            )
+    return None
 
 
 def _lacking_shards(folder: Path) -> str | None:

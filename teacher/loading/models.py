@@ -31,7 +31,9 @@ from teacher.loading.model_config import (
 from teacher.loading.model_files import (
     damaged,
     incomplete,
+    misfits,
     no_weights,
+    unused_layers,
 )
 from teacher.loading.remote_code import code_folder
 from teacher.loading.tokenizer import largest_id, load_tokenizer
@@ -232,6 +234,9 @@ def _load_weights(
                 raise custom_code(name, source) from error
             raise InputError(f"model {name!r} cannot be loaded: {error}") from error
         if not missing:
+            unused = unused_layers(name, model, others)
+            if unused is not None:
+                raise InputError(unused)
             return model
     raise InputError(incomplete(name, missing, others))
 
@@ -250,12 +255,26 @@ def _try_load(
     except (OSError, JSONDecodeError) as error:  # of weights, and of their index
         raise no_weights(name, source, error) from error
     except RuntimeError as error:
-        raise InputError(
-            f"model {name!r}: weights in {source} do not fit its config.json: {error}"
-        ) from error
+        raise InputError(_unfitting(name, source, auto, options, error)) from error
     pooler = "pooler."  # next-sentence prediction only; not on the way of the KV
     missing = sorted(key for key in info["missing_keys"] if pooler not in key)
     return model, missing, sorted(info["unexpected_keys"])
+
+
+def _unfitting(
+    name: str, source: str, auto: Any, options: dict[str, Any], error: Exception
+) -> str:
+    """Say which weights have other shapes, which transformers puts in a table alone."""
+    again = options | {"device_map": "meta", "ignore_mismatched_sizes": True}
+    shapes: set[Any] = set()
+    with quiet_attempt(), suppress(Exception):  # the first error is what is told
+        _, info = auto.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **again
+        )
+        shapes = info["mismatched_keys"]
+    if shapes:
+        return misfits(name, source, [(k, tuple(a), tuple(b)) for k, a, b in shapes])
+    return f"model {name!r}: weights in {source} do not fit its config.json: {error}"
 
 
 def _take_generation_settings(model: Any, source: str) -> None:

@@ -203,6 +203,30 @@ def test_weights_behind_links_are_read_as_in_the_cache_of_the_hub(folder):
     assert load_model(folder, role="teacher").kind == "decoder"
 
 
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("model.safetensors", "model.safetensors and round in a circle"),
+        ("../gone", r"\.\./gone \(No such file or directory\)"),
+    ],
+)
+def test_a_link_to_weights_that_leads_nowhere_is_told(folder, role, target, told):
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    weights.symlink_to(target)
+    told = rf"{weights} is a link that leads to {told}; put the file itself there"
+    with pytest.raises(FileNotFoundError, match=told):
+        load_model(folder, role=role)
+
+
+def test_a_folder_without_weights_of_any_kind_says_no_word_of_pickled_ones(folder):
+    (folder / "model.safetensors").unlink()
+    told = rf"{folder} holds no weights \(no \.safetensors file\); download or copy"
+    with pytest.raises(FileNotFoundError, match=told):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("name", ["e\u0301", "深度", "a name"])
 def test_a_name_that_no_hub_can_have_is_not_found(name):
     with pytest.raises(FileNotFoundError, match="was not found: looked for the folder"):

@@ -145,10 +145,51 @@ def test_missing_weights_are_not_replaced_by_random_ones(saved):
 def test_weights_of_another_shape_are_refused(saved):
     path, _ = saved("llama")
     config = json.loads((path / "config.json").read_text())
+    wide, inner = config["hidden_size"], config["intermediate_size"]
     config["intermediate_size"] = 50
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"do not fit its config\.json"):
+    told = (
+        r"do not fit its config\.json: model\.layers\.0\.mlp\.down_proj\.weight has "
+        rf"shape \[{wide}, {inner}\], and config\.json asks for \[{wide}, 50\] "
+        "and 5 more"
+    )
+    with pytest.raises(ValueError, match=told):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "layers", "first"),
+    [
+        ("gpt2", "n_layer", 2, "transformer.h.1.attn.c_attn.weight"),
+        ("llama", "num_hidden_layers", 2, "model.layers.1.input_layernorm.weight"),
+        ("bert", "num_hidden_layers", 2, "bert.encoder.layer.1.attention.output"),
+        ("t5", "num_decoder_layers", 3, "decoder.block.1.layer.0.SelfAttention.k"),
+    ],
+)
+def test_layers_that_the_config_leaves_out_are_refused(
+    saved, name, setting, layers, first
+):
+    path, _ = saved(name)
+    config = json.loads((path / "config.json").read_text())
+    assert config[setting] == layers
+    (path / "config.json").write_text(json.dumps(config | {setting: 1}))
+    told = rf"leaves out, such as \['{first}.* 1 by config.json and {layers} by its wei"
+    with pytest.raises(ValueError, match=told):
+        load_model(path)
+
+
+def test_a_layer_of_another_form_behind_the_last_is_passed_over(saved):
+    path, _ = saved("llama")
+    weights = load_file(path / "model.safetensors")
+    last = {k: w for k, w in weights.items() if k.startswith("model.layers.1.")}
+    more = {k.replace(".1.", ".2.", 1): w.clone() for k, w in last.items()}
+    file, form = path / "model.safetensors", {"format": "pt"}
+    save_file(weights | more, file, metadata=form)
+    with pytest.raises(ValueError, match=r"2 by config\.json and 3 by its weights"):
+        load_model(path)
+    ahead = {"model.layers.2.eh_proj.weight": torch.ones(2, 2)}  # several tokens ahead
+    save_file(weights | more | ahead, file, metadata=form)
+    assert load_model(path).model.config.num_hidden_layers == 2
 
 
 def test_pickled_weights_are_not_read(saved):
