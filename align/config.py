@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from align.support.field_types import Share, check_fields
+from align.support.field_types import Count, Share, check_fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class AlignConfig:
     reconstruction, importance (read off the calibration sample); origin, of a student
     that `mtkd make` made: from its source the layers that its own were, ratio from
     others; or a plugin's."""
-    layer_map: dict[str, list[int]] = field(default_factory=dict)
+    layer_map: dict[str, list[Count]] = field(default_factory=dict)
     """Explicit maps, teacher name -> one teacher layer per student layer; they
     replace the strategy for these teachers."""
     adapter: str = "procrustes"

@@ -12,7 +12,7 @@ from align.errors import InputError
 from align.schedules import signals_of
 from align.text.documents import TextSample
 from align.views import ModelFacts
-from experiments.choosing.weigher import fixed_weights, router_options
+from experiments.choosing.weigher import fixed_weights, router_options, shares_of
 from experiments.config.parsing import ConfigError
 from experiments.config.schedules import schedules_of
 from experiments.config.tree import Config, PhaseConfig
@@ -92,9 +92,14 @@ def check_choice(phase: PhaseConfig, registry: Registry, config: Config) -> None
 
     Raises:
         ConfigError: nobody could choose, ``difficulty`` is not told to, or it is told
-            of a teacher that is not there.
+            of a teacher that is not there, or every teacher's own weight is 0.
     """
     fuse, place, teachers = phase.fuse, f"phase {phase.name!r}: ", config.teachers
+    if fuse.router == "fixed" and not fuse.router_options["weights"]:
+        try:
+            fixed_weights(fuse, shares_of(phase.teachers, teachers))
+        except InputError as error:
+            raise ConfigError(f"{place}{error}") from None
     router = registry.entry("router", fuse.router).value
     if difficulty_needed(router) is not None and why_not_before(fuse) is not None:
         raise ConfigError(

@@ -60,9 +60,15 @@ def fixed_weights(fuse: FuseConfig, shares: Mapping[str, float]) -> list[float]:
     """Fixed fusion's weights: ``fuse.weights``, or the teachers' own shares.
 
     Raises:
-        ValueError: not one weight each.
+        ValueError: not one weight each, or the teachers' own are all 0.
     """
     weights = fuse.router_options["weights"] or list(shares.values())
+    if shares and not any(weights):
+        places = ", ".join(f"teachers.{name}.weight" for name in shares)
+        raise InputError(
+            f"{places}: all 0, which leaves no teacher a share of the phase; give at "
+            "least one a weight > 0"
+        )
     if len(weights) != len(shares):
         raise InputError(
             f"fuse.weights has {len(weights)} entries for the teachers "

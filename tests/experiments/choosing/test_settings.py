@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.choosing.before_reading import check_choice, score_named
+from experiments.choosing.weigher import fixed_weights
 from experiments.config.parsing import ConfigError
 from experiments.config.tree import load_config, resolve_phases
 from fuse.beforehand.difficulty import DifficultyRouter
@@ -12,10 +13,12 @@ from plugins.registry import Registry
 TEXTS = {"routing_level": "sample", "choice": "hard"}
 
 
-def checked(presets, data=None, **fuse):
+def checked(presets, data=None, teachers=None, **fuse):
+    names = ["small", "large"]
     config = load_config(
-        {"teachers": ["small", "large"], "phases": ["dual"], "data": data or {}}
-        | {"phase": {"dual": {"fuse": fuse}}}
+        {"teachers": names, "phases": ["dual"], "data": data or {}}
+        | {"phase": {"dual": {"fuse": fuse}}},
+        [f"teachers.{name}.weight={x}" for name, x in (teachers or {}).items()],
     )
     (phase,) = resolve_phases(config, presets)
     check_choice(phase, Registry.load(entry_points=False), config)
@@ -50,3 +53,21 @@ def test_texts_may_be_ranked_by_any_score_of_theirs(presets):
 def test_what_cannot_be_ranked_is_refused(fuse, data, said, presets):
     with pytest.raises(ConfigError, match=said):
         checked(presets, data, **fuse)
+
+
+@pytest.mark.parametrize(
+    "weights", [{"small": 0}, {"small": 0, "large": 0.5}, {"large": 0}]
+)
+def test_a_teacher_may_have_no_share_where_another_has_one(weights, presets):
+    checked(presets, teachers=weights)
+
+
+def test_shares_that_are_all_zero_are_refused_by_the_settings_that_say_them(presets):
+    nobody = {"small": 0, "large": 0}
+    told = r"'dual': teachers\.small\.weight, teachers\.large\.weight: all 0, .*> 0"
+    with pytest.raises(ConfigError, match=told):
+        checked(presets, teachers=nobody)
+    checked(presets, teachers=nobody, weights=[1, 2])  # which say all shares
+    checked(presets, teachers=nobody, fusion_method="similarity")
+    with pytest.raises(ValueError, match=r"^teachers\.a\.weight: all 0, .* > 0$"):
+        fixed_weights(FuseConfig(), {"a": 0.0})

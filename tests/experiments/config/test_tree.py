@@ -262,6 +262,10 @@ def test_a_phase_that_cannot_run_is_refused_before_work(presets, overrides, mess
         ("teachers={qwen2.5: x}", r"teachers has 'qwen2\.5'; name teachers with"),
         ("teachers=[a/x, b/x]", r"share a last path part"),
         ("align.layer_map={zz: [0]}", r"align\.layer_map names 'zz'"),
+        (
+            "align.layer_map.b=[-1, 0]",
+            r"align\.layer_map\.b\[0\] is -1; give an integer >= 0",
+        ),
         ("align.min_coverage=2", r"min_coverage is 2; give a number in \[0, 1\]"),
         ("baselines.single_teachers=[zz]", r"single_teachers names 'zz'"),
         ("loss.lambda_k=-1", r"loss\.lambda_k is -1; give a number >= 0"),
