@@ -82,7 +82,7 @@ def exit_code_of(error: BaseException) -> int:
 
 def of_the_machine(error: BaseException) -> bool:
     """Whether the operating system refused a file or folder, or a disk is full."""
-    full = (errno.ENOSPC, errno.EDQUOT)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return isinstance(error, OSError) and (
         error.errno in full or (error.errno is not None and error.filename is not None)
     )

@@ -25,6 +25,9 @@ _UNWRITTEN = re.compile(
     r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"
 )
 """How safetensors and torch word a write that the system refused."""
+_TOO_LARGE = re.compile(r"File too large|os error 27\b")
+_REASON = re.compile(rf"No space left|Disk quota|os error \d|{_TOO_LARGE.pattern}")
+"""Which of these words say why."""
 
 
 class CheckpointError(InputError):
@@ -88,7 +91,8 @@ def full_disk_named(place: Path) -> Iterator[None]:
     """Make one error of what every library calls differently: no room to write.
 
     Raises:
-        OSError: with ``errno.ENOSPC`` and the place.
+        OSError: with the place and ``errno.ENOSPC``, or ``errno.EFBIG`` where a file
+            is larger than this process or the file system may write.
     """
     try:
         yield
@@ -103,7 +107,22 @@ def full_disk_named(place: Path) -> Iterator[None]:
 
 
 def _no_room(place: Path, error: Exception) -> OSError:
-    return OSError(errno.ENOSPC, str(error), str(place))
+    code = errno.EFBIG if _too_large(place, error) else errno.ENOSPC
+    return OSError(code, str(error), str(place))
+
+
+def _too_large(place: Path, error: Exception) -> bool:
+    """Whether a limit on the size of one file refused it; torch gives no reason, and
+    then it is the limit that is lower than what is free."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EFBIG
+    if _REASON.search(str(error)):
+        return bool(_TOO_LARGE.search(str(error)))
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    free = shutil.disk_usage(place.parent).free
+    return limit != resource.RLIM_INFINITY and limit < free
 
 
 def mark_complete(folder: Path, state: dict[str, Any]) -> None:

@@ -98,6 +98,13 @@ def _refused(error: OSError) -> str:
             "move the run's folder to another disk and set run.dir to where it is, "
             "then run the same command: finished phases are kept"
         )
+    if error.errno == errno.EFBIG:
+        return (
+            f"{error.filename or 'what is written to'} would be larger than a file of "
+            "this process (`ulimit -f`) or of its file system may be; raise that "
+            "limit, or set run.dir to another file system, then run the same command: "
+            "finished phases are kept"
+        )
     reason = os.strerror(error.errno or 0)
     return (
         f"{error.filename} cannot be used: {reason[:1].lower()}{reason[1:]}; give a "

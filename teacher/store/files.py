@@ -44,7 +44,8 @@ def beside(path: Path, needed: int) -> Iterator[Path]:
         Where to write before :func:`publish`.
 
     Raises:
-        NoRoomError: the bytes did not fit; says how many were needed and are free.
+        NoRoomError: the bytes did not fit; says how many were needed and are free,
+            or that a file may not be so large.
     """
     part = part_of(path)
     try:
@@ -52,11 +53,18 @@ def beside(path: Path, needed: int) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
+        if error.errno == errno.EFBIG:
+            raise NoRoomError(
+                f"{path} needs {needed:,} bytes, more than a file of this process "
+                "(`ulimit -f`) or of its file system may have; raise that limit or "
+                "give another folder, then run the same command: what is finished is "
+                "kept"
+            ) from error
         free = shutil.disk_usage(path.parent).free
         reason = os.strerror(error.errno)
         raise NoRoomError(
             f"{path} needs {needed:,} bytes, and {free:,} are free there ({reason}); "
-            "free some space, raise the limit or give another folder, then run the "
+            "free some space, raise the quota or give another folder, then run the "
             "same command: what is finished is kept"
         ) from error
     finally:

@@ -105,6 +105,7 @@ def _missing(name):
         PermissionError(errno.EACCES, "Permission denied", "runs"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x"),
         OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EFBIG, "File too large"),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
         _missing("deepspeed"),

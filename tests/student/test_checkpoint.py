@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import resource
 import stat
 
 import pytest
@@ -14,6 +16,7 @@ from student.checkpoint import (
     atomic_folder,
     cast_weights,
     export_student,
+    full_disk_named,
     mark_complete,
     read_complete,
 )
@@ -28,6 +31,34 @@ def test_a_folder_appears_whole(tmp_path):
         assert not target.exists()
     assert (target / "a.txt").read_text() == "a"
     assert [p.name for p in target.parent.iterdir()] == ["run"]
+
+
+TOO_LARGE, FULL = errno.EFBIG, errno.ENOSPC
+TORCH = RuntimeError("[enforce fail at inline_container.cc] unexpected pos 64 vs 0")
+
+
+@pytest.mark.parametrize(
+    ("error", "limit", "code"),
+    [
+        (OSError(errno.EFBIG, "File too large", "x"), None, TOO_LARGE),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), 4096, FULL),
+        (Exception("I/O error: File too large (os error 27)"), None, TOO_LARGE),
+        (Exception("I/O error: No space left (os error 28)"), 4096, FULL),
+        (TORCH, 4096, TOO_LARGE),
+        (TORCH, None, FULL),
+    ],
+)
+def test_a_limit_on_one_file_is_told_from_a_full_disk(tmp_path, error, limit, code):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    soft = before[0] if limit is None else limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, before[1]))
+    try:
+        with pytest.raises(OSError) as refused, full_disk_named(tmp_path / "run"):
+            raise error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.errno == code
+    assert refused.value.filename == str(tmp_path / "run")
 
 
 def test_an_error_leaves_the_older_folder_and_nothing_else(tmp_path):

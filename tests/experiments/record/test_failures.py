@@ -1,5 +1,7 @@
 """A mistake in a program ends a run with 1 and is kept where the run lies."""
 
+import errno
+
 import pytest
 import torch
 
@@ -90,3 +92,13 @@ def test_a_place_goes_in_front_of_what_the_user_can_put_right_alone():
     with pytest.raises(ValueError) as ours, prefix_errors("data.train"):
         raise ValueError("ours")
     assert str(ours.value) == "ours"
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("runs/x/metrics.jsonl", "runs/x/metrics.jsonl"), (None, "what is written to")],
+)
+def test_a_file_that_is_too_large_is_no_full_disk(file, told):
+    line = line_of(OSError(errno.EFBIG, "File too large", file))
+    assert line.startswith(f"error: {told} would be larger than a file of this process")
+    assert "`ulimit -f`" in line and "disk is full" not in line

@@ -165,10 +165,10 @@ def test_a_full_disk_leaves_the_older_checkpoint_alone(
         save_checkpoint(keeper, engine, prepared, lesson.distiller, 1)
 
         def full(*_):
-            raise OSError(27, "File too large")
+            raise OSError(122, "Disk quota exceeded")
 
         monkeypatch.setattr(phase_checkpoint, "save_file", full)
-        with pytest.raises(OSError, match="File too large") as error:
+        with pytest.raises(OSError, match="Disk quota exceeded") as error:
             save_checkpoint(keeper, engine, prepared, lesson.distiller, 2)
         assert error.value.errno == 28
         assert names(tmp_path / "c") == ["step-00000001"]
