@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
 
 from align.bounds.regular_file import refuse_pipes
 from align.errors import InputError
@@ -21,18 +20,17 @@ from align.schedules import (
 from experiments.assemble.outputs import build_term, output_of, reading_outputs
 from experiments.assemble.selecting.selectors import check_selection
 from experiments.choosing.before_reading import check_choice
-from experiments.config.parsing import ConfigError, check, plain
+from experiments.config.parsing import ConfigError, check
 from experiments.config.schedules import (
     check_schedules,
     heats_of,
     moving_numbers,
     schedules_of,
 )
-from experiments.config.tree import GENERAL, Config, PhaseConfig
-from experiments.config.used_plugins import names_used
+from experiments.config.tree import Config, PhaseConfig
+from experiments.config.used_plugins import check_names
 from fuse.config import LEARNABLE, choice_of
 from fuse.signals import OF_FORETOLD, signals_needed
-from plugins.errors import PluginError
 from plugins.options import choices, options_of
 from plugins.registry import Registry
 from student.balance import GRADIENTS, balancer_needs
@@ -56,8 +54,7 @@ def check_settings(
     _same_engine([phase.train for phase in phases])
     _same_rotation(config, phases)
     _check_quantised(config, phases[0].train)
-    for kind, name in names_used(phases):
-        _check_name(kind, name, phases, registry)
+    check_names(config, phases, registry)
     for phase in phases:
         _check_options(phase, registry)
         timetable = timetable_of(phase, registry, phase.train.steps or 1)
@@ -66,34 +63,6 @@ def check_settings(
         _check_level(phase, registry)
         _check_labels(phase, config)
         check_choice(phase, registry, config)
-
-
-def _check_name(
-    kind: str, name: str, phases: Sequence[PhaseConfig], registry: Registry
-) -> None:
-    """See that a name is known, and say else which settings ask for it."""
-    try:
-        registry.entry(kind, name)
-    except PluginError as error:
-        settings = (
-            place
-            for phase in phases
-            for section in GENERAL
-            for place in _settings_of(name, plain(getattr(phase, section)), section)
-        )
-        asking = ", ".join(dict.fromkeys(settings))
-        raise PluginError(f"{error}; asked for by {asking or kind}") from error
-
-
-def _settings_of(name: str, value: Any, place: str) -> Iterator[str]:
-    """Where a name stands, as a value or as a key."""
-    if value == name:
-        yield place
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            if key == name:
-                yield f"{place}.{key}"
-            yield from _settings_of(name, entry, f"{place}.{key}")
 
 
 def _check_level(phase: PhaseConfig, registry: Registry) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.tree import Config, PhaseConfig
+from experiments.config.parsing import plain
+from experiments.config.phase_choice import EVERY_PHASE
+from experiments.config.tree import GENERAL, Config, PhaseConfig
 from fuse.config import choice_of
 from plugins.entry import kind_now
+from plugins.errors import PluginError
 from plugins.registry import Registry
 from plugins.trial import Name, Options, foreign
 from student.config import ChosenTerm
@@ -19,6 +22,57 @@ if TYPE_CHECKING:
 
 Records = Mapping[str, Mapping[str, str]]
 """``kind name`` -> ``plugin``, ``distribution``, ``version`` and ``digest``."""
+
+
+def check_names(
+    config: Config, phases: Sequence[PhaseConfig], registry: Registry
+) -> None:
+    """See that all names in use are known, and say else which settings ask for one.
+
+    Raises:
+        PluginError: nobody registered a name.
+    """
+    for kind, name in names_used(phases):
+        try:
+            registry.entry(kind, name)
+        except PluginError as error:
+            asking = ", ".join(dict.fromkeys(_asking(kind, name, config, phases)))
+            raise PluginError(f"{error}; asked for by {asking or kind}") from error
+
+
+def _asking(
+    kind: str, name: str, config: Config, phases: Sequence[PhaseConfig]
+) -> Iterator[str]:
+    """The settings in which a name of a kind stands."""
+    for phase in phases:
+        if kind == "transform":
+            place = transform_place(config, phase)
+            for own, each in chosen_transforms(phase.transform, place).items():
+                if each.kind == name:
+                    yield f"{place}.{own}" + ("" if own == name else ".use")
+        for section in GENERAL if kind != "transform" else ():
+            yield from _settings_of(name, plain(getattr(phase, section)), section)
+
+
+def _settings_of(name: str, value: Any, place: str) -> Iterator[str]:
+    """Where a name stands, as a value or as a key."""
+    if value == name:
+        yield place
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            if key == name:
+                yield f"{place}.{key}"
+            yield from _settings_of(name, entry, f"{place}.{key}")
+
+
+def transform_place(config: Config, phase: PhaseConfig) -> str:
+    """The setting that a phase's transforms are of, as it is written."""
+    for name in (phase.name, EVERY_PHASE):
+        if config.phase.get(name, {}).get("transform") is not None:
+            return f"phase.{name}.transform"
+    if phase.transform == config.student.transform:
+        return "student.transform"
+    return f"phase.{phase.name}.transform"  # of its preset
 
 
 def names_used(phases: Iterable[PhaseConfig]) -> list[Name]:

@@ -12,6 +12,7 @@ from align.schedules import ScheduledShare, Setting
 from align.schedules.setting import greatest
 from experiments.assemble.checks import timetable_of
 from experiments.config.parsing import ConfigError, check
+from experiments.config.used_plugins import transform_place
 from plugins.options import options_of
 from student.transforms import (
     Moved,
@@ -47,11 +48,12 @@ def check_transforms(
         PluginError: nobody offers such a transform.
     """
     for phase in phases:
-        chosen = chosen_transforms(phase.transform, _place(phase))
+        place = transform_place(config, phase)
+        chosen = chosen_transforms(phase.transform, place)
         if chosen:
-            _check_training(config, phase)
+            _check_training(config, phase, place)
         for name, each in chosen.items():
-            _built(each, registry, f"{_place(phase)}.{name}")
+            _built(each, registry, f"{place}.{name}")
 
 
 def build_transforms(
@@ -173,9 +175,9 @@ class _AnyTransform:
     strength: ScheduledShare = 1.0
 
 
-def _check_training(config: Config, phase: PhaseConfig) -> None:
+def _check_training(config: Config, phase: PhaseConfig, setting: str) -> None:
     """See that there are weights to change, whole on every process."""
-    student, place = config.student, f"{_place(phase)} is set"
+    student, place = config.student, f"{setting} is set"
     if student.lora.rank:
         raise ConfigError(
             f"{place}, but student.lora.rank={student.lora.rank} freezes the weights "

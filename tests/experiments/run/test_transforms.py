@@ -71,9 +71,24 @@ def test_rounded_weights_of_earlier_versions_are_told_of():
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("student.transform={fake_quant: {bits: 9}}", r"transform\.fake_quant\.bits"),
+        ("student.transform={fake_quant: {bits: 9}}", r"^student\.transform\.fake_qu"),
         ("student.transform={fake_quant: {bit: 4}}", r"transform\.fake_quant\.bit"),
-        ("student.transform={fakequant: {}}", "no transform is called 'fakequant'"),
+        (
+            "phase.all.transform.fake_quant.bits=9",
+            r"^phase\.all\.transform\.fake_quant\.bits is 9",
+        ),
+        (
+            "phase.dual.transform.fake_quant.bits=9",
+            r"^phase\.dual\.transform\.fake_quant\.bits is 9",
+        ),
+        (
+            "student.transform={fakequant: {}}",
+            r"is called 'fakequant'.*asked for by student\.transform\.fakequant$",
+        ),
+        (
+            "phase.dual.transform={q: {use: fakequant}}",
+            r"asked for by phase\.dual\.transform\.q\.use$",
+        ),
         ("student.transform={fake_quant: {strength: 2}}", r"fake_quant\.strength"),
         ("student.transform={fake_quant: 4}", r"student\.transform\.fake_quant"),
         ("student.lora.rank=4", r"student\.lora\.rank=4 freezes the weights"),
