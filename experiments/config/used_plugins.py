@@ -47,9 +47,9 @@ def _asking(
     for phase in phases:
         if kind == "transform":
             place = transform_place(config, phase)
-            for own, each in chosen_transforms(phase.transform, place).items():
+            for key, each in chosen_transforms(phase.transform, place).items():
                 if each.kind == name:
-                    yield f"{place}.{own}" + ("" if own == name else ".use")
+                    yield f"{place}.{key}" + ("" if key == name else ".use")
         for section in GENERAL if kind != "transform" else ():
             yield from _settings_of(name, plain(getattr(phase, section)), section)
 
