@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from align.errors import USER_ERROR
 from experiments.commands.estimate import ESTIMATE, TEACHERS
 from experiments.commands.evaluate import EVAL
 from experiments.commands.look import CONFIG, DOCTOR, REPORT, STATUS, ZOO
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = [word for word in rest if not _is_override(word)]
     if rest:
         options.show.error(unknown_words(options.show, rest))
-    return _run(options)
+    return USER_ERROR if _nowhere() else _run(options)
 
 
 @functools.cache
@@ -177,6 +178,21 @@ def _run(options: argparse.Namespace) -> int:
         os.environ.pop(_NO_PLUGINS, None)
         if before is not None:
             os.environ[_NO_PLUGINS] = before
+
+
+def _nowhere() -> bool:
+    """Say so where the working directory was deleted: libraries end the process there,
+    each in its own words, as they are imported."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        there = os.environ.get("PWD", "")
+        _tell(
+            f"error: the working directory {there} was deleted; change to one that is "
+            "there, such as `cd ~`, and run the command again"
+        )
+        return True
+    return False
 
 
 def _tell(text: str) -> None:

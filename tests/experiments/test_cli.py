@@ -156,6 +156,17 @@ def test_what_the_machine_refuses_says_what_to_do(error, parts, monkeypatch, cap
     assert all(part in shown for part in parts)
 
 
+def test_a_working_directory_that_was_deleted_is_told(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("PWD", str(gone))
+    gone.rmdir()
+    assert main(["config", "show"]) == 2
+    told = f"mtkd: error: the working directory {gone} was deleted; change to one that"
+    assert capsys.readouterr().err.startswith(told)
+
+
 def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
