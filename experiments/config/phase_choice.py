@@ -68,6 +68,39 @@ def _rule(phase: str, changes: Any) -> TeacherRule:
         return build(TeacherRule, preset)
 
 
+def check_counts(
+    phase: str, preset: str, below: Mapping[str, Any], changes: Mapping[str, Any]
+) -> None:
+    """See that a phase takes no fewer teachers at most than at least.
+
+    Args:
+        phase: its name.
+        preset: the name of the one that it takes after.
+        below: what that says.
+        changes: the config's ``phase``.
+
+    Raises:
+        ConfigError: it does; says where both numbers come from.
+    """
+    given: dict[str, tuple[str, Any]] = {}
+    by_preset = f"by the preset {preset!r} of phase {phase!r}"
+    for place, layer in (
+        ("", below),
+        *((f"phase.{name}.", changes.get(name, {})) for name in (EVERY_PHASE, phase)),
+    ):
+        rule = layer.get("teachers")
+        for key in rule.keys() & {"min", "max"} if isinstance(rule, Mapping) else ():
+            said = f"{place}teachers.{key} is {rule[key]}"
+            given[key] = (said if place else f"{said} {by_preset}", rule[key])
+    (least, low), (most, high) = (given.get(k, ("", None)) for k in ("min", "max"))
+    if isinstance(low, int) and isinstance(high, int) and high < low:
+        raise ConfigError(
+            f"{least}, and {most}, which is less; set phase.{phase}.teachers.max to "
+            f"{low} or more or to null, for all, or phase.{phase}.teachers.min to "
+            f"{high} or less"
+        )
+
+
 def kinds_here(teachers: Mapping[str, Any]) -> dict[str, str | None]:
     """What this machine knows of the kinds of a config's teachers."""
     kinds: dict[str, str | None] = {}

@@ -35,6 +35,7 @@ from experiments.config.parsing import (
 from experiments.config.phase_choice import (
     EVERY_PHASE,
     PHASES,
+    check_counts,
     default_phases,
     kinds_here,
 )
@@ -309,6 +310,7 @@ def resolve_phase(
         config.phase.get(EVERY_PHASE, {}),
         config.phase.get(phase_name, {}),
     )
+    check_counts(phase_name, taken, preset, config.phase)
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)

@@ -233,7 +233,16 @@ def test_a_phase_says_which_teachers_fit_when_too_few_do(presets):
         ),
         (
             [FOUR, "phase.dual.teachers.max=1"],
-            r"teachers\.max must be >= teachers\.min",
+            r"^teachers\.min is 2 by the preset 'dual' of phase 'dual', and "
+            r"phase\.dual\.teachers\.max is 1, which is less; set .*max to 2 or more",
+        ),
+        (
+            [FOUR, "phase.all.teachers.min=5", "phases=[dual]"],
+            r"^phase\.all\.teachers\.min is 5, and teachers\.max is 2 by the preset 'd",
+        ),
+        (
+            [FOUR, "phase.dual.teachers={min: 1, max: 0}"],
+            r"^phase\.dual\.teachers\.min is 1, and phase\.dual\.teachers\.max is 0, ",
         ),
     ],
 )
