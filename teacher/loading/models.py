@@ -227,6 +227,8 @@ def _load_weights(
         try:
             with nullcontext() if auto is heads[-1] else quiet_attempt():
                 model, missing, others = _try_load(name, source, auto, options)
+        except InputError:
+            raise
         except ValueError as error:
             if "Unrecognized configuration" in str(error) and auto is not heads[-1]:
                 continue

@@ -11,6 +11,8 @@ from align.tokens.placed import special_ids
 from teacher.loading.model_files import not_found, weights_folder
 from teacher.loading.trial import try_file, try_text
 
+_UNMADE = "Couldn't instantiate the backend tokenizer"
+"""How transformers begins a list of ways to make one, of which none was there."""
 _ADVICE = "copy its tokenizer.json and tokenizer_config.json there"
 
 
@@ -134,9 +136,11 @@ def _by_class(name: str, source: str, hub: dict[str, Any], filed: bool) -> Any:
         if weights_folder(source) is None:
             raise not_found(name, source, error) from error
         missing = isinstance(error, OSError | ValueError)
+        why = _line(error)
+        if why.startswith(_UNMADE):
+            why = "there is no tokenizer.json, nor another file to make one of"
         raise (MissingFileError if missing else InputError)(
-            f"model {name!r}: no usable tokenizer in {source}: {_line(error)}; "
-            f"{_ADVICE}"
+            f"model {name!r}: no usable tokenizer in {source}: {why}; {_ADVICE}"
         ) from error
 
 

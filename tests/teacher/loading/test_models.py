@@ -149,7 +149,8 @@ def test_weights_of_another_shape_are_refused(saved):
     config["intermediate_size"] = 50
     (path / "config.json").write_text(json.dumps(config))
     told = (
-        r"do not fit its config\.json: model\.layers\.0\.mlp\.down_proj\.weight has "
+        r"^model '\S+': weights in \S+ do not fit its config\.json: "
+        r"model\.layers\.0\.mlp\.down_proj\.weight has "
         rf"shape \[{wide}, {inner}\], and config\.json asks for \[{wide}, 50\] "
         "and 5 more"
     )
@@ -228,4 +229,18 @@ def test_a_missing_tokenizer_is_named(saved):
     for file in path.glob("*token*"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match="no usable tokenizer"):
+        load_model(path)
+
+
+def test_a_missing_tokenizer_is_told_in_our_words_where_transformers_lists_none(saved):
+    path, _ = saved("llama")
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    for file in path.glob("*token*"):
+        file.unlink()
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    told = (
+        rf"in {path}: there is no tokenizer\.json, nor another file to make one of; co"
+    )
+    with pytest.raises(FileNotFoundError, match=told):
         load_model(path)
