@@ -201,6 +201,7 @@ def _run(
     out: Connection,
 ) -> None:
     """What a process does: the tests of one file after the other until none is left."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also in a background
     config, plugins = session.config, session.config.pluginmanager
     plugins.unregister(name="terminalreporter")
     plugins.register(_Sender(session, out))

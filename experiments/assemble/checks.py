@@ -289,11 +289,10 @@ def check_resume(run_dir: Path, resume: str) -> None:
         raise ConfigError(f"resume is {resume!r}; give one of {', '.join(RESUME)}")
     refuse_pipes(run_dir)
     there = (run_dir / "config.yaml").is_file()
-    begun = any((run_dir / name).is_dir() for name in ("phases", "baselines"))
-    if resume == "must" and not (there and begun):
+    if not there and resume == "must":
         raise ConfigError(
-            f"--resume must: there is no run in {run_dir} to continue, of which "
-            "something is trained; check run.dir and run.name"
+            f"--resume must: there is no run in {run_dir} to continue; check run.dir "
+            "and run.name"
         )
     if there and resume == "never":
         raise ConfigError(

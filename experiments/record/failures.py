@@ -90,8 +90,9 @@ def _refused(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         if error.filename is None:
             return (
-                "what is written to is full, a disk or where this command's output "
-                "goes; free some space there, then run the same command"
+                "the disk is full, or where this command's output goes; free some "
+                "space there, or set run.dir to another disk, then run the same "
+                "command: finished phases are kept"
             )
         return (
             f"the disk is full while writing {error.filename}; free some space, or "

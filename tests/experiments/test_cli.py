@@ -183,7 +183,7 @@ def test_full_output_is_told_from_a_full_disk(monkeypatch, capsys):
     monkeypatch.setattr("experiments.doctor.examine", full)
     assert main(["doctor"]) == 2
     shown = capsys.readouterr().err
-    assert "or where this command's output goes" in shown and "run.dir" not in shown
+    assert "the disk is full, or where this command's output goes; free" in shown
 
 
 def test_ctrl_c_ends_quietly(monkeypatch, capsys):

@@ -85,7 +85,9 @@ def test_a_config_and_a_tokenizer_are_enough_for_a_fresh_student(folder):
     assert loaded.kind == "decoder"
     assert loaded.model.training
     assert all(p.requires_grad for p in loaded.model.parameters())
-    with pytest.raises(FileNotFoundError, match=r"no weights \(no \.safetensors file\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights \(no \.safetensors file\)"
+    ):
         load_model(folder, role="student")
 
 
