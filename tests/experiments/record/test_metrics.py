@@ -51,9 +51,14 @@ def test_a_line_of_every_launch_is_written_once(tmp_path):
     assert [json.loads(row)["x"] for row in rows] == [1, 2]
 
 
-def test_tensorboard_hides_the_repeated_steps_of_their_arm_alone(tmp_path):
+def test_tensorboard_hides_the_repeated_steps_of_their_arm_alone(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # Files of one second are read in the order of a process's count of them, as a
+    # text: after the ninth one the tenth would come before it
+    counter = event_file_writer.AtomicCounter(0)
+    monkeypatch.setattr(event_file_writer, "_global_uid", counter)
     for attempt in (1.0, 2.0):
         metrics = Metrics(tmp_path)
         metrics.rewind("main", "dual", 1 if attempt == 2.0 else 0)
