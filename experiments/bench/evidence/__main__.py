@@ -89,6 +89,8 @@ def main() -> int:
     try:
         sections, files = read_page(options.page)
         sections = chosen(sections, options.only)
+        for command in (c for section in sections for c in section.commands):
+            command.argv(options.folder)  # before any is run
     except (InputError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2

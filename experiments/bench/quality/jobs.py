@@ -24,6 +24,7 @@ from experiments.bench.quality.matching.texts import make_text
 from experiments.bench.quality.train import (
     Setup,
     adapt_teacher,
+    adapted_otherwise,
     store_teacher,
     train_arm,
     trained_otherwise,
@@ -121,6 +122,14 @@ def work_through(
 
 
 def _check_alike(bed: Setup, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+    for teacher in dict.fromkeys(name for arm in arms for name in arm.adapted):
+        changed = adapted_otherwise(bed, teacher)
+        if changed:
+            raise InputError(
+                f"{bed.adapting(teacher)} was adapted under other settings: "
+                f"{'; '.join(changed)}. Give another --out, the settings it had, or "
+                "delete that file"
+            )
     for arm in arms:
         for seed in seeds:
             result = bed.result(arm, seed)

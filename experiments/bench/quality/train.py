@@ -27,7 +27,7 @@ from experiments.config.tree import (
     load_kept_config,
 )
 from experiments.config.zoo_names import build_zoo_models
-from experiments.record.history import write_json
+from experiments.record.history import read_json, write_json
 from experiments.run.lineage import differing_fields
 from teacher.names import zoo_parts
 from teacher.zoo.build import MANIFEST, build_zoo
@@ -193,6 +193,23 @@ def _spread(bed: Setup, times: float) -> Path:
     return folder
 
 
+def _adapting_settings(bed: Setup, teacher: str) -> list[str]:
+    """What a teacher is adapted under, folders and threads aside."""
+    data = bed.tree([teacher.removesuffix(ADAPTED)])["data"]
+    return [
+        *(f"data.{key}={json.dumps(given)}" for key, given in data.items()),
+        *(key for key in bed.more if key.startswith(("data.", "train.engine"))),
+    ]
+
+
+def adapted_otherwise(bed: Setup, teacher: str) -> list[str]:
+    """Settings under which an adapted teacher was adapted and would not be now, or the
+    other way round; none where that was not kept."""
+    known = read_json(bed.adapting(teacher)).get("settings")
+    now = _adapting_settings(bed, teacher)
+    return [] if known is None else sorted({*known} ^ {*now})
+
+
 def adapt_teacher(bed: Setup, teacher: str) -> None:
     """Give a teacher the student's vocabulary, on the text that all arms read.
 
@@ -210,8 +227,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         overrides=[
             f"run.dir={bed.folder / f'adapting-{bed.adapting_steps}'}",
             "train.threads=1",
-            *(f"data.{key}={json.dumps(given)}" for key, given in tree["data"].items()),
-            *(key for key in bed.more if key.startswith(("data.", "train.engine"))),
+            *_adapting_settings(bed, teacher),
         ],
     )
     before = time.process_time()
@@ -223,6 +239,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         "adapted": adaptation.bits_adapted,
     }
     cost = {"cpu_s": round(time.process_time() - before, 1), "bits": bits}
+    cost["settings"] = _adapting_settings(bed, teacher)
     write_json(bed.adapting(teacher), cost)
 
 

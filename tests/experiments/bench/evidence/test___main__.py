@@ -139,6 +139,12 @@ def test_a_command_that_was_stopped_stops_the_page(measure, tmp_path):
     assert "python -c 1" not in out
 
 
+def test_another_program_is_refused_before_any_command_runs(measure, tmp_path):
+    (tmp_path / "page.md").write_text("## A\n\n```bash\npython -c 1\nrm x\n```\n")
+    status, out, err = measure()
+    assert status == 2 and "'rm x' starts 'rm'" in err and "python -c 1" not in out
+
+
 def test_an_unknown_section_and_a_missing_page_are_said(measure, tmp_path):
     status, _, err = measure("--only", "fourth")
     assert status == 2 and "no section has 'fourth'" in err

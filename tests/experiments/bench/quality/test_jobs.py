@@ -45,6 +45,16 @@ def test_what_was_trained_under_other_settings_is_not_compared(tmp_path):
         work_through(bed(), [arm], [0], 1)
 
 
+def test_a_teacher_that_was_adapted_on_other_text_is_not_asked(tmp_path):
+    base, arm = config_path("quality_zoo"), ARMS["qwen-code-adapted"]
+    (teacher,) = arm.adapted
+    bed = Setup(base, tmp_path, 300, ("data.max_length=64",))
+    kept = {"cpu_s": 1.0, "bits": {}, "settings": ["data.max_length=128"]}
+    write_json(bed.adapting(teacher), kept)
+    with pytest.raises(InputError, match=r"adapted under other .*max_length=64.*--out"):
+        work_through(bed, [arm], [0], 1)
+
+
 @pytest.mark.slow
 def test_a_killed_bench_leaves_no_process_that_trains_on(warm, tmp_path):
     log = tmp_path / "log.txt"
