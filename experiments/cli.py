@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from align.errors import USER_ERROR
+from align.errors import PROGRAM_ERROR, USER_ERROR
 from experiments.commands.estimate import ESTIMATE, TEACHERS
 from experiments.commands.evaluate import EVAL
 from experiments.commands.look import CONFIG, DOCTOR, REPORT, STATUS, ZOO
@@ -159,8 +159,6 @@ def _run(options: argparse.Namespace) -> int:
         # no command of ours ends so: a code of 0 would say that all is done
         if debug:
             raise
-        from align.errors import PROGRAM_ERROR
-
         _tell(
             f"failed: a plugin or library ended the process (sys.exit({error.code!r})) "
             "before the work was done; --debug shows where"

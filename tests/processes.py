@@ -114,7 +114,12 @@ class Processes:
                     nodeid=item.nodeid, location=item.location
                 )
             case "warning":
-                hook.pytest_warning_recorded.call_historic(kwargs=value)
+                shown, place = value
+                category = type(shown["category"], (Warning,), {})
+                shown = warnings.WarningMessage(**shown | {"category": category})
+                hook.pytest_warning_recorded.call_historic(
+                    kwargs={"warning_message": shown, **place}
+                )
             case "times":
                 times = session.config.pluginmanager.get_plugin(NAME)
                 if isinstance(times, ProcessorTime):
@@ -184,14 +189,14 @@ class _Sender:
         nodeid: str,
         location: tuple[str, int, str] | None,
     ) -> None:
-        shown = warnings.WarningMessage(
-            message=str(warning_message.message),
-            category=UserWarning,
-            filename=warning_message.filename,
-            lineno=warning_message.lineno,
-        )
+        shown = {
+            "message": str(warning_message.message),
+            "category": warning_message.category.__name__,  # itself may not be sent
+            "filename": warning_message.filename,
+            "lineno": warning_message.lineno,
+        }
         value = {"when": when, "nodeid": nodeid, "location": location}
-        self._out.send(("warning", {"warning_message": shown, **value}))
+        self._out.send(("warning", (shown, value)))
 
 
 def _run(

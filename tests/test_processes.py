@@ -89,7 +89,7 @@ def test_two_processes_run_the_files_and_one_session_tells_of_them(session, tmp_
     assert code == 1
     assert "1 failed, 2 passed, 1 skipped, 1 warning" in out
     assert "so it is not" in out and "what was printed" in out
-    assert "mind the gap" in out and "to be captured" not in out
+    assert "DeprecationWarning: mind the gap" in out and "to be captured" not in out
     ran = {path.name.rpartition("-")[2] for path in tmp_path.glob("ran-*")}
     closed = {path.name.rpartition("-")[2] for path in tmp_path.glob("ended-*")}
     assert len(ran) == 2 and closed == ran  # each with a fixture of its own, once

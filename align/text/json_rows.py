@@ -70,7 +70,6 @@ class _Held:
         self._path, self._blocks = path, text_blocks(path)
         self._text, self._at, self._ended = "", 0, False
         self.line = 1
-        self._decoder = json.JSONDecoder(object_pairs_hook=_object)
 
     def mark(self) -> str:
         """The next character that is no blank, empty at the end."""
@@ -98,7 +97,7 @@ class _Held:
         """
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 open_end = error.pos >= len(self._text) - _CONSTANT
                 if not (open_end or error.msg.startswith("Unterminated string")):
@@ -147,12 +146,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return read
 
 
-_LINES = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _parsed(line: str, where: str) -> Any:
     try:
-        return _LINES.decode(line)
+        return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where}: not JSON ({_whole(error.msg)} at column {error.colno}); give "

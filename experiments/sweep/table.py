@@ -145,33 +145,25 @@ def standing(sweep: Sweep, trials: Sequence[Trial], steps: int) -> float | None:
 
 
 def check_parts(sweep: Sweep) -> None:
-    """See that the first trial that was measured has the parts that are asked for.
+    """See that a trial that was measured has the parts that are asked for.
 
     Raises:
-        InputError: it has not; names those that there are.
+        InputError: none has; names those that there are.
     """
-    for trial in sweep.trials:
-        if trial.state in ("done", "paused"):
-            metrics = measured(trial, _paused_at(trial))
-            for wanted in dict.fromkeys((sweep.sought.by, *sweep.sought.pareto)):
-                _check_part(sweep, wanted, metrics)
-            return
-
-
-def _check_part(
-    sweep: Sweep, wanted: str, metrics: Mapping[str, Mapping[str, float]]
-) -> None:
-    metric, _, part = wanted.partition(":")
-    parts = metrics.get(metric, {})
-    if not part or not parts or part in parts:
-        return
-    option = "--by" if wanted == sweep.sought.by else "--pareto"
-    trained = "and another --name" if sweep.rungs else "trained trials are kept"
-    raise InputError(
-        f"{option} is {wanted}, but no trial has that part; {metric} has "
-        f"{', '.join(parts)}: give one of these, such as {metric}:{next(iter(parts))}; "
-        f"{trained}"
-    )
+    came = [t for t in sweep.trials if t.state in ("done", "paused")]
+    of_trials = [measured(t, _paused_at(t)) for t in came]
+    for wanted in dict.fromkeys((sweep.sought.by, *sweep.sought.pareto)):
+        metric, _, part = wanted.partition(":")
+        parts = dict.fromkeys(p for of_one in of_trials for p in of_one.get(metric, {}))
+        if not part or not parts or part in parts:
+            continue
+        option = "--by" if wanted == sweep.sought.by else "--pareto"
+        trained = "and another --name" if sweep.rungs else "trained trials are kept"
+        raise InputError(
+            f"{option} is {wanted}, but no trial has that part; {metric} has "
+            f"{', '.join(parts)}: give one of these, such as "
+            f"{metric}:{next(iter(parts))}; {trained}"
+        )
 
 
 def check_measured(sweep: Sweep) -> None:

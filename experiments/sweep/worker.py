@@ -36,6 +36,8 @@ LOCKS = "locks"
 """Folder of who trains which trial."""
 STOPPED = 75
 """Exit code of a run that is saved and goes on."""
+_MOVES_PARTS = {"data", "eval", "phase", "phases", "teachers"}
+"""Sections by which trials are measured in other parts, such as domains."""
 WAIT_SECONDS = 5.0
 """Between two looks at a rung that others are training."""
 
@@ -125,7 +127,8 @@ def run_sweep(
         if not jobs:
             break
         if _one_of(sweep, jobs, train, stop):
-            check_parts(sweep)
+            if not _MOVES_PARTS & {key.partition(".")[0] for key in sweep.space.tried}:
+                check_parts(sweep)  # what the first lacks, all others lack
             continue
         if sweep.rungs is None:
             say(f"mtkd: others train the {len(jobs)} trials that are left")

@@ -193,9 +193,9 @@ def _spread(bed: Setup, times: float) -> Path:
     return folder
 
 
-def _adapting_settings(bed: Setup, teacher: str) -> list[str]:
-    """What a teacher is adapted under, folders and threads aside."""
-    data = bed.tree([teacher.removesuffix(ADAPTED)])["data"]
+def _adapting_settings(bed: Setup) -> list[str]:
+    """What teachers are adapted under, folders and threads aside."""
+    data = bed.tree(())["data"]
     return [
         *(f"data.{key}={json.dumps(given)}" for key, given in data.items()),
         *(key for key in bed.more if key.startswith(("data.", "train.engine"))),
@@ -206,8 +206,7 @@ def adapted_otherwise(bed: Setup, teacher: str) -> list[str]:
     """Settings under which an adapted teacher was adapted and would not be now, or the
     other way round; none where that was not kept."""
     known = read_json(bed.adapting(teacher)).get("settings")
-    now = _adapting_settings(bed, teacher)
-    return [] if known is None else sorted({*known} ^ {*now})
+    return [] if known is None else sorted({*known} ^ {*_adapting_settings(bed)})
 
 
 def adapt_teacher(bed: Setup, teacher: str) -> None:
@@ -227,7 +226,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         overrides=[
             f"run.dir={bed.folder / f'adapting-{bed.adapting_steps}'}",
             "train.threads=1",
-            *_adapting_settings(bed, teacher),
+            *_adapting_settings(bed),
         ],
     )
     before = time.process_time()
@@ -239,7 +238,7 @@ def adapt_teacher(bed: Setup, teacher: str) -> None:
         "adapted": adaptation.bits_adapted,
     }
     cost = {"cpu_s": round(time.process_time() - before, 1), "bits": bits}
-    cost["settings"] = _adapting_settings(bed, teacher)
+    cost["settings"] = _adapting_settings(bed)
     write_json(bed.adapting(teacher), cost)
 
 

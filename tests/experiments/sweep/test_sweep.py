@@ -403,6 +403,16 @@ def test_a_sweep_without_a_number_ends_with_an_error(planned, search):
         check_measured(sweep)
 
 
+def test_a_sweep_over_texts_goes_on_where_the_first_lacks_a_part(planned):
+    """Its trials are measured in other domains."""
+    sweep = planned("data.max_length=[32, 64]", by="bits_per_char:cod")
+    train = Pretended(rate_and_seed)
+    run_sweep(sweep, StopRequest(), train)
+    assert len(train.calls) == 2
+    with pytest.raises(ValueError, match="no trial has that part; bits_per_char has "):
+        check_measured(sweep)
+
+
 def test_a_grid_that_is_trained_is_judged_anew_by_another_metric(planned):
     sweep = planned("train.learning_rate=[0.1, 0.2]", by="bits_per_char:cod")
     train = Pretended(rate_and_seed)
