@@ -50,13 +50,14 @@ def _by_evaluators(options: Namespace) -> int:
     from experiments.evaluators.pairs import read_pairs
     from experiments.measuring.session import Session
     from experiments.report.measure import measure_by
+    from student.evaluators.built_in import read_pairs_by
 
-    if options.use is None:
-        why = f"{USUAL} reads no pairs, and --use names nothing else"
-        refuse_given(options, why, pairs=None)
     uses = typed(options.use or [USUAL])
+    evaluators = chosen(uses, registry_of(options, strict=False), "--use")
+    if not read_pairs_by(evaluators.by_name.keys()):
+        refuse_given(options, "no evaluator of --use reads them", pairs=None)
     session = Session(
-        evaluators=chosen(uses, registry_of(options, strict=False), "--use"),
+        evaluators=evaluators,
         sources=_teachers(options),
         trusted=options.trust,
         pairs=read_pairs(options.pairs or ()),

@@ -8,27 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 from align.foreign.quote import put
 from experiments.commands.output import lasting_output
-from experiments.commands.parser import PLUGIN_OPTIONS, Command, option, registry_of
+from experiments.commands.parser import (
+    PLUGIN_OPTIONS,
+    Command,
+    option,
+    refuse_given,
+    registry_of,
+)
 
 if TYPE_CHECKING:
     from experiments.making.make import Recipe
     from teacher.packages.manifest import Manifest
 
-JUDGING = ("importance", "density", "search")
-RULES = ("uniform", "first", "floor", *JUDGING)
-"""Of which layers are kept; some judge by a text."""
+RULES = ("uniform", "first", "floor", "importance", "density", "search")
 
 
 @lasting_output("the making")
 def make(options: Namespace) -> int:
     """Make a student and say what it is."""
-    from experiments.making.make import check_new, make_student
+    from experiments.making.make import check_new, make_student, maker_of
     from experiments.record.progress import waiting
 
     out = Path(options.out).expanduser()
     check_new(out)
     recipe = _recipe(options)
     registry = registry_of(options, strict=True)
+    if not maker_of(recipe, registry).needs_sample:
+        why = "what --layers, --rule or --use asks for judges by no text"
+        refuse_given(options, why, data=[])
     with waiting(f"making a student of {options.source}"):
         manifest = make_student(recipe, registry, out)
     _report(out, manifest)
@@ -66,15 +73,8 @@ def _recipe(options: Namespace) -> Recipe:
             f"{option_of[twice[0]]} and the {twice[0]} of --use say the same thing; "
             "give one of them"
         )
-    options_of_maker = settings | given
-    judging = options_of_maker.get("rule") in JUDGING
-    if options.data and use == "layers" and not judging:
-        raise InputError(
-            f"--data is read by the rules {', '.join(JUDGING)} alone; leave it out, or "
-            "give one of these by --rule"
-        )
     data = DataConfig(train=options.data or ["zoo"])
-    return Recipe(source=options.source, use=use, options=options_of_maker, data=data)
+    return Recipe(source=options.source, use=use, options=settings | given, data=data)
 
 
 def _layers(text: str | None) -> int | list[int] | None:

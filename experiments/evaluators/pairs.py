@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from align.errors import InputError, MissingFileError
+from align.errors import InputError, prefix_errors
 from align.text.json_rows import rows_of_lines
 from student.evaluators.base import Pair
 
@@ -25,12 +25,9 @@ def read_pairs(sources: Sequence[str]) -> list[Pair]:
     for source in sources:
         name, _, rest = source.rpartition("=")
         path = Path(rest)
-        if not path.exists():
-            raise MissingFileError(
-                f"pairs {source}: there is no {path}; give a file of JSON lines with "
-                "prompt and completion"
-            )
-        for _, where, row in rows_of_lines(path):
+        with prefix_errors("pairs of prompt and completion"):
+            rows = list(rows_of_lines(path))
+        for _, where, row in rows:
             texts = row if isinstance(row, dict) else {}
             prompt, completion = texts.get("prompt"), texts.get("completion")
             if not isinstance(prompt, str) or not isinstance(completion, str):

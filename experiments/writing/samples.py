@@ -9,8 +9,9 @@ from typing import Any
 from align.text.documents import TextSample
 from align.text.prompted import Prompted
 from experiments.config.measuring import SamplesConfig
+from experiments.writing.drawing import Drawing
 from experiments.writing.openings import beginning
-from experiments.writing.writer import Drawing, lent
+from experiments.writing.writer import lent
 
 PROMPT_TOKENS = 12
 """Most tokens of a prompt that is taken from a text."""

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from align.errors import InputError
-from experiments.writing.writer import Drawing, Writer
+from experiments.writing.drawing import Drawing
+from experiments.writing.writer import Writer
 
 
 class Talk:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from student.evaluators.agreement import Agreement
 from student.evaluators.base import Evaluator
@@ -30,3 +30,8 @@ EVALUATORS: Mapping[str, Callable[..., Evaluator]] = {
     "lm_eval": Harness,
     "exits": Exits,
 }
+
+
+def read_pairs_by(names: Set[str]) -> bool:
+    """Whether some of these evaluators may read pairs; a plugin's may."""
+    return "generation" in names or not names <= EVALUATORS.keys()

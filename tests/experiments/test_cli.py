@@ -215,8 +215,9 @@ def test_work_that_something_ends_by_sys_exit_is_not_done(monkeypatch, capsys):
         (["eval", "runs/x", "--plugin", "/nope.py"], "/nope.py"),
         (
             ["eval", "a", "--use", "generation", "--pairs", "d=p.jsonl"],
-            "no p.jsonl; gi",
+            "pairs of prompt and c",
         ),
+        (["eval", "a", "--use", "size", "--pairs", "p.jsonl"], "--pairs changes noth"),
         (["eval", "runs/x", "--pairs", "p.jsonl"], "--pairs changes nothing"),
         (
             ["adapt", "a", "--to", "b", "--steps", "0", "train.steps=3"],

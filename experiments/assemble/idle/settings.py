@@ -18,7 +18,7 @@ from experiments.config.phase_choice import EVERY_PHASE
 from experiments.config.tree import GENERAL, Config, PhaseConfig, preset_name
 from fuse.config import choice_of
 from plugins.registry import Registry
-from student.evaluators.built_in import EVALUATORS
+from student.evaluators.built_in import read_pairs_by
 
 _STORED = ("form", "encoding", "rank", "top_k", "zstd", "shard_samples", "batch_size")
 _BY_DEFAULT: Mapping[str, Any] = plain(Config())
@@ -132,7 +132,7 @@ def _of_run(config: Config, phases: Sequence[PhaseConfig]) -> Iterator[str]:
         why = "samples.prompts is 0: the student writes nothing"
         rows.append(("samples", ("max_new_tokens", "temperature", "during"), why))
     asks = {choice_of("eval.use", use)[0] for use in config.eval.use}
-    if "generation" not in asks and asks <= EVALUATORS.keys():
+    if not read_pairs_by(asks):
         why = "eval.use has no generation, which asks them"
         rows.append(("eval", ("pairs",), why))
     for section, keys, why in rows:

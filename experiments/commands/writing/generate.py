@@ -16,8 +16,9 @@ from experiments.commands.tables import console
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from experiments.writing.drawing import Drawing
     from experiments.writing.sources import Source
-    from experiments.writing.writer import Drawing, Writer, Written
+    from experiments.writing.writer import Writer, Written
 
 RUN_OR_MODEL = option(
     "run",
@@ -59,7 +60,7 @@ def drawing_of(options: Namespace) -> Drawing:
     Raises:
         InputError: a value out of its range.
     """
-    from experiments.writing.writer import Drawing
+    from experiments.writing.drawing import Drawing
 
     return Drawing(
         max_new_tokens=options.max_new_tokens,
@@ -156,7 +157,8 @@ def _prompts(options: Namespace) -> list[str]:
     Raises:
         InputError: there is none, one is empty, or a phase is named beside all.
     """
-    from align.errors import InputError
+    from align.errors import InputError, prefix_errors
+    from align.text.files import text_blocks
 
     if options.phase is not None and options.all_phases:
         raise InputError("--phase and --all-phases contradict; give one of them")
@@ -164,7 +166,9 @@ def _prompts(options: Namespace) -> list[str]:
     if "" in prompts:
         raise InputError("the prompt is empty; give the words to go on from")
     if options.prompt_file not in (None, "-"):
-        prompts += _lines(_read(Path(options.prompt_file)))
+        with prefix_errors("--prompt-file"):
+            text = "".join(text_blocks(Path(options.prompt_file)))
+        prompts += _lines(text)
     elif options.prompt_file == "-" or not prompts:
         if sys.stdin.isatty() and options.prompt_file is None:
             raise InputError('no prompt; give one, such as --prompt "The sea"')
@@ -175,20 +179,6 @@ def _prompts(options: Namespace) -> list[str]:
             '--prompt "The sea"'
         )
     return prompts
-
-
-def _read(path: Path) -> str:
-    from align.errors import InputError, MissingFileError
-
-    if path.is_dir() or not path.exists():
-        fault = "a folder" if path.is_dir() else "no such file"
-        raise MissingFileError(
-            f"--prompt-file {path}: {fault}; give a file with a prompt a line"
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"--prompt-file {path} is not UTF-8; save it so") from None
 
 
 def _lines(text: str) -> list[str]:

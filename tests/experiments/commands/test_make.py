@@ -86,7 +86,7 @@ def test_a_rule_of_a_sample_reads_the_text_that_is_given(source, tmp_path):
         (["--layers", "0,1", "--rule", "search"], "leave rule out, or give a number"),
         (
             ["--layers", "1", "--data", "x.txt"],
-            "--data is read by the rules importance",
+            "--data changes nothing: what --layers",
         ),
         (
             ["--layers", "1", "--use", "{use: layers, keep: 2}"],

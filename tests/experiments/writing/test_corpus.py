@@ -14,8 +14,9 @@ from align.text.documents import TextSample, read_texts
 from experiments.record.progress import Progress
 from experiments.record.stop import RunStopped
 from experiments.writing.corpus import Plan, facts_of, parts_of, write_corpus
+from experiments.writing.drawing import Drawing
 from experiments.writing.openings import Opening, beginnings, prompts
-from experiments.writing.writer import Drawing, Writer, Written
+from experiments.writing.writer import Writer, Written
 from teacher.loading.models import load_model
 from teacher.writing import Beam, Greedy, Sample
 

@@ -12,13 +12,14 @@ from experiments.config.measuring import SamplesConfig
 from experiments.record.run_dir import RunDir, read_run
 from experiments.report.page import report_text
 from experiments.report.samples import one_line
+from experiments.writing.drawing import Drawing
 from experiments.writing.samples import (
     PROMPT_TOKENS,
     first_words,
     samples_of,
     written_now,
 )
-from experiments.writing.writer import Drawing, Writer
+from experiments.writing.writer import Writer
 from teacher.loading.models import load_model
 from tests.experiments.small_runs import small_config
 

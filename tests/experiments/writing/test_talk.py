@@ -3,8 +3,9 @@ import copy
 import pytest
 
 from align.errors import InputError
+from experiments.writing.drawing import Drawing
 from experiments.writing.talk import Talk
-from experiments.writing.writer import Drawing, Writer
+from experiments.writing.writer import Writer
 from teacher.loading.models import load_model
 
 TEMPLATE = (

@@ -5,7 +5,8 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from align.errors import InputError
-from experiments.writing.writer import Drawing, Writer
+from experiments.writing.drawing import Drawing
+from experiments.writing.writer import Writer
 from teacher.loading.models import load_model
 from tests.seq2seq import model, tokenizer
 
