@@ -2,6 +2,7 @@ import os
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
@@ -43,6 +44,21 @@ def test_what_was_trained_under_other_settings_is_not_compared(tmp_path):
         InputError, match=r"weight_decay: stored 0.01, config 0.3.*--out"
     ):
         work_through(bed(), [arm], [0], 1)
+
+
+def test_a_bed_that_was_moved_is_compared(tmp_path):
+    """Its folders, and those of the texts, are no settings."""
+    base, arm = config_path("quality_zoo"), ARMS["ce"]
+    lain = Setup(base, tmp_path / "before", 300, ("data.train=[/old/a.txt]",))
+    moved = Setup(base, tmp_path / "now", 300, ("data.train=[/new/a.txt]",))
+    run = moved.runs(arm) / "seed-0"
+    run.mkdir(parents=True)
+    save_config(config_of(lain, arm, 0), run / "config.yaml")
+    write_json(moved.result(arm, 0), {"cpu_s": 1.0})
+    assert work_through(moved, [arm], [0], 1) == {}
+    other = replace(moved, more=(*moved.more, "run.seed=5"))
+    with pytest.raises(InputError, match=r"run\.seed: stored 0, config 5"):
+        work_through(other, [arm], [0], 1)
 
 
 def test_a_teacher_that_was_adapted_on_other_text_is_not_asked(tmp_path):
